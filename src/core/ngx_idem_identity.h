@@ -1,0 +1,67 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+/*
+ * SHA-256 over lists of parts, so that no two lists ever give the same bytes.
+ *
+ * What is hashed:
+ *
+ *   list   count of parts (4 bytes, big endian), then the parts
+ *   part   length (8 bytes, big endian), then the bytes
+ *   body   the bytes as they come, then their length (8 bytes, big endian);
+ *          at most one, the last thing in a digest, as its length is known
+ *          only at its end
+ *
+ * identity     list of scope parts, list of key parts
+ * fingerprint  list of parts, then the body if it belongs to it
+ */
+
+
+#ifndef _NGX_IDEM_IDENTITY_H_INCLUDED_
+#define _NGX_IDEM_IDENTITY_H_INCLUDED_
+
+
+#include <openssl/evp.h>
+
+#include "core/ngx_idem_core.h"
+
+
+typedef struct {
+    EVP_MD_CTX  *md;            /* the caller's, see ngx_idem_digest_start() */
+    uint64_t     body;          /* bytes of the body fed so far */
+    int          failed;        /* libcrypto refused; checked at the end */
+} ngx_idem_digest_t;
+
+
+/*
+ * Starts a digest.
+ *
+ *   md    from EVP_MD_CTX_new(); may be used for one digest after the other,
+ *         the second and later starts are cheap
+ *   type  SHA-256, fetched once by the caller
+ *
+ * Errors of libcrypto are kept and told by ngx_idem_digest_final().
+ */
+void ngx_idem_digest_start(ngx_idem_digest_t *dg, EVP_MD_CTX *md,
+    const EVP_MD *type);
+
+/* Opens a list of n parts, which follow by ngx_idem_digest_part(). */
+void ngx_idem_digest_list(ngx_idem_digest_t *dg, uint32_t n);
+void ngx_idem_digest_part(ngx_idem_digest_t *dg, ngx_idem_span_t part);
+
+/* Feeds a piece of the body; any split of the same bytes is the same. */
+void ngx_idem_digest_body(ngx_idem_digest_t *dg, ngx_idem_span_t piece);
+
+/* Ends the body, also one without a byte. */
+void ngx_idem_digest_body_end(ngx_idem_digest_t *dg);
+
+/*
+ * Writes the digest, NGX_IDEM_DIGEST_LEN bytes.  Returns 0, or -1 if
+ * libcrypto failed anywhere since the start; out is then not to be used.
+ */
+int ngx_idem_digest_final(ngx_idem_digest_t *dg, uint8_t *out);
+
+
+#endif /* _NGX_IDEM_IDENTITY_H_INCLUDED_ */

@@ -1,0 +1,292 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+#include "core/ngx_idem_policy.h"
+
+
+#define ngx_idem_policy_name(s)  { (const uint8_t *) (s), sizeof(s) - 1 }
+
+#define ngx_idem_policy_count(list)  (sizeof(list) / sizeof((list)[0]))
+
+
+static const ngx_idem_valid_t *ngx_idem_policy_rule(
+    const ngx_idem_valid_conf_t *valid, unsigned status);
+static int ngx_idem_policy_not_carried_out(unsigned status);
+static int ngx_idem_policy_listed(ngx_idem_span_t name,
+    const ngx_idem_span_t *list, size_t n);
+static int ngx_idem_policy_hidden(ngx_idem_span_t name);
+static int ngx_idem_policy_connection(ngx_idem_span_t name,
+    ngx_idem_span_t connection);
+static ngx_idem_span_t ngx_idem_policy_trim(ngx_idem_span_t s);
+static int ngx_idem_policy_same(ngx_idem_span_t a, ngx_idem_span_t b);
+static uint8_t ngx_idem_policy_lower(uint8_t c);
+
+
+/* The upstream says so itself: it did not do what it was asked. */
+
+static const uint16_t  ngx_idem_policy_refusals[] = {
+    401, 403, 407, 408, 409, 413, 421, 423, 425, 426, 428, 429, 431, 503, 511
+};
+
+
+/* RFC 9110, section 7.6.1, and what else describes one message only */
+
+static const ngx_idem_span_t  ngx_idem_policy_hop_by_hop[] = {
+    ngx_idem_policy_name("Connection"),
+    ngx_idem_policy_name("Content-Length"),
+    ngx_idem_policy_name("Keep-Alive"),
+    ngx_idem_policy_name("Proxy-Connection"),
+    ngx_idem_policy_name("TE"),
+    ngx_idem_policy_name("Transfer-Encoding"),
+    ngx_idem_policy_name("Upgrade")
+};
+
+
+static const ngx_idem_span_t  ngx_idem_policy_names[] = {
+    ngx_idem_policy_name("Age"),
+    ngx_idem_policy_name("Authentication-Info"),
+    ngx_idem_policy_name("Date"),
+    ngx_idem_policy_name("Server"),
+    ngx_idem_policy_name("Set-Cookie"),
+    ngx_idem_policy_name("X-Request-Id")
+};
+
+
+static const ngx_idem_span_t  ngx_idem_policy_prefixes[] = {
+    ngx_idem_policy_name("Proxy-"),
+    ngx_idem_policy_name("RateLimit-"),
+    ngx_idem_policy_name("X-Accel-"),
+    ngx_idem_policy_name("X-RateLimit-")
+};
+
+
+ngx_idem_fate_e
+ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
+    const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s)
+{
+    unsigned                 status;
+    uint32_t                 ttl;
+    const ngx_idem_valid_t  *rule;
+
+    if ((ev->asked && !ev->answered) || !ev->complete) {
+        return ev->sent ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
+    }
+
+    status = ev->upstream_status != 0 ? ev->upstream_status
+                                      : ev->final_status;
+
+    rule = ngx_idem_policy_rule(valid, status);
+
+    if (rule != NULL) {
+        ttl = rule->ttl_s;
+
+    } else {
+
+        if (ev->upstream_status == 502 || ev->upstream_status == 504) {
+            return NGX_IDEM_FATE_UNKNOWN;
+        }
+
+        if (ngx_idem_policy_not_carried_out(status)) {
+            return NGX_IDEM_FATE_RELEASE;
+        }
+
+        ttl = valid->ttl_s;
+    }
+
+    if (ttl == 0) {
+        return NGX_IDEM_FATE_RELEASE;
+    }
+
+    *ttl_s = ttl;
+
+    return NGX_IDEM_FATE_STORE;
+}
+
+
+int
+ngx_idem_policy_keeps(ngx_idem_span_t name,
+    const ngx_idem_fields_conf_t *conf, ngx_idem_span_t connection)
+{
+    if (ngx_idem_policy_listed(name, ngx_idem_policy_hop_by_hop,
+                            ngx_idem_policy_count(ngx_idem_policy_hop_by_hop))
+        || ngx_idem_policy_connection(name, connection))
+    {
+        return 0;
+    }
+
+    if (ngx_idem_policy_listed(name, conf->hide, conf->nhide)) {
+        return 0;
+    }
+
+    if (ngx_idem_policy_listed(name, conf->pass, conf->npass)) {
+        return 1;
+    }
+
+    return !ngx_idem_policy_hidden(name);
+}
+
+
+/* The narrowest rule is the most exact one; of equals, the first. */
+
+static const ngx_idem_valid_t *
+ngx_idem_policy_rule(const ngx_idem_valid_conf_t *valid, unsigned status)
+{
+    size_t                   i;
+    const ngx_idem_valid_t  *rule, *best;
+
+    best = NULL;
+
+    for (i = 0; i < valid->n; i++) {
+        rule = &valid->rules[i];
+
+        if (status < rule->first || status > rule->last) {
+            continue;
+        }
+
+        if (best == NULL
+            || rule->last - rule->first < best->last - best->first)
+        {
+            best = rule;
+        }
+    }
+
+    return best;
+}
+
+
+static int
+ngx_idem_policy_not_carried_out(unsigned status)
+{
+    size_t  i;
+
+    for (i = 0; i < ngx_idem_policy_count(ngx_idem_policy_refusals); i++) {
+
+        if (ngx_idem_policy_refusals[i] == status) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
+ngx_idem_policy_listed(ngx_idem_span_t name, const ngx_idem_span_t *list,
+    size_t n)
+{
+    size_t  i;
+
+    for (i = 0; i < n; i++) {
+
+        if (ngx_idem_policy_same(name, list[i])) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
+static int
+ngx_idem_policy_hidden(ngx_idem_span_t name)
+{
+    size_t           i;
+    ngx_idem_span_t  start;
+
+    for (i = 0; i < ngx_idem_policy_count(ngx_idem_policy_prefixes); i++) {
+        start = name;
+
+        if (start.len > ngx_idem_policy_prefixes[i].len) {
+            start.len = ngx_idem_policy_prefixes[i].len;
+        }
+
+        if (ngx_idem_policy_same(start, ngx_idem_policy_prefixes[i])) {
+            return 1;
+        }
+    }
+
+    return ngx_idem_policy_listed(name, ngx_idem_policy_names,
+                                 ngx_idem_policy_count(ngx_idem_policy_names));
+}
+
+
+/* Whether name stands in the comma separated list connection. */
+
+static int
+ngx_idem_policy_connection(ngx_idem_span_t name, ngx_idem_span_t connection)
+{
+    size_t           i, start;
+    ngx_idem_span_t  option;
+
+    start = 0;
+
+    for (i = 0; i <= connection.len; i++) {
+
+        if (i < connection.len && connection.data[i] != ',') {
+            continue;
+        }
+
+        if (i > start) {
+            option.data = connection.data + start;
+            option.len = i - start;
+
+            if (ngx_idem_policy_same(name, ngx_idem_policy_trim(option))) {
+                return 1;
+            }
+        }
+
+        start = i + 1;
+    }
+
+    return 0;
+}
+
+
+static ngx_idem_span_t
+ngx_idem_policy_trim(ngx_idem_span_t s)
+{
+    while (s.len > 0 && (s.data[0] == ' ' || s.data[0] == '\t')) {
+        s.data++;
+        s.len--;
+    }
+
+    while (s.len > 0
+           && (s.data[s.len - 1] == ' ' || s.data[s.len - 1] == '\t'))
+    {
+        s.len--;
+    }
+
+    return s;
+}
+
+
+static int
+ngx_idem_policy_same(ngx_idem_span_t a, ngx_idem_span_t b)
+{
+    size_t  i;
+
+    if (a.len != b.len) {
+        return 0;
+    }
+
+    for (i = 0; i < a.len; i++) {
+
+        if (ngx_idem_policy_lower(a.data[i])
+            != ngx_idem_policy_lower(b.data[i]))
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+static uint8_t
+ngx_idem_policy_lower(uint8_t c)
+{
+    return (c >= 'A' && c <= 'Z') ? c | 0x20 : c;
+}

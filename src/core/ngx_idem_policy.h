@@ -1,0 +1,107 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+/*
+ * Rules: what becomes of a claim, for how long a response is kept, and which
+ * of its header fields are.
+ */
+
+
+#ifndef _NGX_IDEM_POLICY_H_INCLUDED_
+#define _NGX_IDEM_POLICY_H_INCLUDED_
+
+
+#include "core/ngx_idem_core.h"
+
+
+/*
+ * Times to live by status.  The most exact rule wins: own code, own class,
+ * own "any", then the built-in rules.
+ */
+
+#define NGX_IDEM_TTL_UNSET    0xffffffffu
+#define NGX_IDEM_TTL_DEFAULT  86400u
+
+typedef struct {
+    uint16_t  first;            /* 409..409, 400..499, 100..599 for any */
+    uint16_t  last;
+    uint32_t  ttl_s;            /* 0: release */
+} ngx_idem_valid_t;
+
+typedef struct {
+    const ngx_idem_valid_t  *rules;
+    size_t                   n;
+    uint32_t                 ttl_s;     /* of all that the built-in rules
+                                           store: default, or the rule
+                                           without a status */
+} ngx_idem_valid_conf_t;
+
+
+/* What was seen of the upstreams and of the answer. */
+
+typedef struct {
+    unsigned  upstream_status;  /* of the last upstream asked; 0: none asked */
+    unsigned  final_status;     /* of the answer made for the client */
+    int       asked;            /* an upstream was to be asked */
+    int       sent;             /* a byte went to an upstream, or a content
+                                   handler ran that is none */
+    int       answered;         /* the last one asked gave a complete answer */
+    int       complete;         /* the answer for the client has come whole */
+} ngx_idem_evidence_t;
+
+
+typedef enum {
+    NGX_IDEM_FATE_RELEASE = 0,
+    NGX_IDEM_FATE_STORE,
+    NGX_IDEM_FATE_UNKNOWN
+} ngx_idem_fate_e;
+
+
+/*
+ * What becomes of a claim.  Rows in order, the first that fits:
+ *
+ *   asked, not answered, not sent        RELEASE
+ *   asked, not answered, sent            UNKNOWN
+ *   not complete, not sent               RELEASE
+ *   not complete, sent                   UNKNOWN
+ *   own rule for the status              STORE, or RELEASE if its time is 0
+ *   502, 504 of an upstream              UNKNOWN
+ *   401 403 407 408 409 413 421 423 425
+ *   426 428 429 431 503 511              RELEASE
+ *   else                                 STORE
+ *
+ * The status is the upstream's, or the final one if none was asked.
+ *
+ *   ttl_s  set if the answer is STORE; never 0 then
+ */
+ngx_idem_fate_e ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
+    const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s);
+
+
+/* Names of fields that are hidden or passed against the built-in list. */
+
+typedef struct {
+    const ngx_idem_span_t  *hide;
+    size_t                  nhide;
+    const ngx_idem_span_t  *pass;
+    size_t                  npass;
+} ngx_idem_fields_conf_t;
+
+/*
+ * Whether a response field is stored and replayed.  Names compare without
+ * case.  hide wins over pass, pass over the built-in list: hop-by-hop fields
+ * (RFC 9110, section 7.6.1), Content-Length, Set-Cookie, Date, Server, Age,
+ * X-Accel-*, X-Request-Id, RateLimit-*, X-RateLimit-*, Authentication-Info,
+ * Proxy-*.  Hop-by-hop fields and Content-Length cannot be passed: they
+ * describe one message on one connection.
+ *
+ *   connection  value(s) of the Connection field, which name more hop-by-hop
+ *               fields; may be empty
+ */
+int ngx_idem_policy_keeps(ngx_idem_span_t name,
+    const ngx_idem_fields_conf_t *conf, ngx_idem_span_t connection);
+
+
+#endif /* _NGX_IDEM_POLICY_H_INCLUDED_ */
