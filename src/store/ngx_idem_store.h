@@ -1,0 +1,123 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+/*
+ * What every store can do.  A store owns claims and records; the HTTP floor
+ * asks it by verbs and knows nothing of what is behind them.
+ *
+ * Rules of the contract:
+ *
+ *   A verb returns NGX_OK (the verdict is in op) or NGX_ERROR (the store
+ *   cannot be asked, nothing was changed as far as it knows).
+ *
+ *   op lives in the caller's memory and is the caller's again when the verb
+ *   has returned; a parked op (op->parked) is the store's until op->handler
+ *   was called or the op was cancelled, whichever comes first.
+ *
+ *   complete, renew and release by a foreign owner change nothing and say
+ *   LOST.
+ *
+ *   No verb blocks, none is called with a lock held, none touches a request.
+ */
+
+
+#ifndef _NGX_IDEM_STORE_H_INCLUDED_
+#define _NGX_IDEM_STORE_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#include "core/ngx_idem_core.h"
+#include "core/ngx_idem_lease.h"
+#include "store/ngx_idem_stat.h"
+
+
+typedef struct ngx_idem_store_s  ngx_idem_store_t;
+typedef struct ngx_idem_op_s     ngx_idem_op_t;
+
+typedef void (*ngx_idem_op_handler_pt)(ngx_idem_op_t *op);
+
+
+struct ngx_idem_op_s {
+
+    /* who asks, set once by the caller */
+
+    u_char                   identity[NGX_IDEM_DIGEST_LEN];
+    u_char                   fingerprint[NGX_IDEM_DIGEST_LEN];
+    u_char                   owner[NGX_IDEM_OWNER_LEN];
+    ngx_pool_t              *pool;
+    ngx_log_t               *log;
+
+    /* terms of a claim, set by the caller */
+
+    ngx_msec_t               lease_ms;
+    uint32_t                 unknown_s;
+    ngx_uint_t               max_waiters;   /* 0: do not wait if BUSY */
+    ngx_flag_t               retry;         /* run an unknown again */
+
+    /* how the claim ended, set by the caller before complete */
+
+    ngx_idem_outcome_t       outcome;
+    ngx_chain_t             *record;        /* DONE: the bytes, in memory */
+    size_t                   size;          /* their sum */
+
+    /* answers of the store */
+
+    ngx_idem_verdict_e       verdict;
+    uint64_t                 fence;         /* OWNED */
+    uint64_t                 age_ms;        /* DONE, UNSTORED, UNKNOWN */
+    ngx_uint_t               status;        /* DONE, UNSTORED */
+    ngx_flag_t               dry;           /* UNSTORED by a dry run */
+    ngx_str_t                stored;        /* DONE: the bytes, in op->pool */
+
+    /* a waiter: op->handler is called when claiming again makes sense */
+
+    ngx_idem_op_handler_pt   handler;
+    void                    *data;          /* the handler's */
+    ngx_queue_t              queue;         /* the store's */
+    uint32_t                 place;         /* the store's */
+    unsigned                 parked:1;
+};
+
+
+/*
+ * claim     asks for the identity.  DONE comes with op->stored.  BUSY with
+ *           op->max_waiters > 0 parks the op if the key has fewer waiters
+ *           than that, and says so by op->parked: registered under the same
+ *           lock that saw the running claim, so that no completion is
+ *           missed.  op->handler then comes at most once, from the event
+ *           loop, never from inside claim().
+ * renew     the lease ends op->lease_ms from now.  OWNED or LOST.
+ * complete  the claim ends as op->outcome.  The verdict is what the record
+ *           is now: DONE, UNSTORED (also if there was no room for a DONE),
+ *           UNKNOWN; or LOST.
+ * release   the record is forgotten.  ABSENT or LOST.
+ * cancel    the waiter leaves; op->handler will not be called.  May be
+ *           called for an op that is not parked.
+ */
+
+typedef struct {
+    ngx_int_t  (*claim)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    ngx_int_t  (*renew)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    ngx_int_t  (*complete)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    ngx_int_t  (*release)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    void       (*cancel)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    void       (*snapshot)(ngx_idem_store_t *st, ngx_idem_snapshot_t *sn);
+} ngx_idem_verbs_t;
+
+
+/* The common head of every store. */
+
+struct ngx_idem_store_s {
+    const ngx_idem_verbs_t  *verbs;
+    ngx_str_t                name;          /* of the zone */
+    ngx_str_t                kind;          /* "zone" */
+    ngx_idem_stat_t         *stat;          /* shared; NULL until attached */
+};
+
+
+#endif /* _NGX_IDEM_STORE_H_INCLUDED_ */
