@@ -1,0 +1,405 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+/*
+ * A request's way, as one state that ngx_http_idempotency_move() assigns:
+ *
+ *   state      means                                    next
+ *   -----------------------------------------------------------------------
+ *   SEEN       idempotency applies to the location      READING ALOOF REJECTED
+ *   READING    the request body is on its way           READY
+ *   READY      body and fingerprint are there           OWNED WAITING
+ *                                                       REPLAYING REJECTED
+ *                                                       ALOOF
+ *   WAITING    parked behind a running claim            READY
+ *   OWNED      the claim is ours, no answer has begun   CAPTURING PASSING
+ *                                                       SETTLED
+ *   CAPTURING  an answer is taken and withheld          OWNED PASSING SETTLED
+ *   PASSING    the claim is ours, the answer passes     SETTLED
+ *   SETTLED    the claim has ended, the answer passes   -
+ *   REPLAYING  a stored answer goes out                 -
+ *   REJECTED   an answer of our own goes out            -
+ *   ALOOF      hands off                                -
+ *
+ * WAITING, OWNED, CAPTURING and PASSING hold something of the store's; the
+ * request's cleanup gives it back, however the request ends.
+ */
+
+
+#ifndef _NGX_HTTP_IDEMPOTENCY_H_INCLUDED_
+#define _NGX_HTTP_IDEMPOTENCY_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "core/ngx_idem_core.h"
+#include "core/ngx_idem_key.h"
+#include "core/ngx_idem_identity.h"
+#include "core/ngx_idem_policy.h"
+#include "core/ngx_idem_record.h"
+#include "store/ngx_idem_store.h"
+#include "store/ngx_idem_worker.h"
+#include "http/ngx_http_idempotency_compat.h"
+
+
+typedef enum {
+    NGX_HTTP_IDEMPOTENCY_SEEN = 0,
+    NGX_HTTP_IDEMPOTENCY_READING,
+    NGX_HTTP_IDEMPOTENCY_READY,
+    NGX_HTTP_IDEMPOTENCY_WAITING,
+    NGX_HTTP_IDEMPOTENCY_OWNED,
+    NGX_HTTP_IDEMPOTENCY_CAPTURING,
+    NGX_HTTP_IDEMPOTENCY_PASSING,
+    NGX_HTTP_IDEMPOTENCY_SETTLED,
+    NGX_HTTP_IDEMPOTENCY_REPLAYING,
+    NGX_HTTP_IDEMPOTENCY_REJECTED,
+    NGX_HTTP_IDEMPOTENCY_ALOOF
+} ngx_http_idempotency_state_e;
+
+
+typedef enum {
+    NGX_HTTP_IDEMPOTENCY_ON_ERROR_REFUSE = 0,
+    NGX_HTTP_IDEMPOTENCY_ON_ERROR_PASS
+} ngx_http_idempotency_on_error_e;
+
+
+/*
+ * One part of a key.  header is its field name if it is a plain $http_...:
+ * such a part is known in the access phase already.
+ */
+
+typedef struct {
+    ngx_http_complex_value_t   value;
+    ngx_str_t                  header;          /* lower case, "_" for "-" */
+} ngx_http_idempotency_part_t;
+
+
+typedef struct {
+    ngx_array_t               *parts;           /* ngx_http_complex_value_t */
+    unsigned                   body:1;
+} ngx_http_idempotency_fingerprint_t;
+
+
+typedef struct {
+    ngx_array_t                rules;           /* ngx_idem_valid_t */
+    uint32_t                   ttl_s;
+} ngx_http_idempotency_lifetimes_t;
+
+
+/* A header field that marks a replay; no name: off. */
+
+typedef struct {
+    ngx_str_t                  name;
+    ngx_str_t                  value;
+} ngx_http_idempotency_marker_t;
+
+
+/* A name in the configuration and where it stands there. */
+
+typedef struct {
+    ngx_str_t                  name;
+    ngx_str_t                  file;
+    ngx_uint_t                 line;
+} ngx_http_idempotency_ref_t;
+
+
+typedef struct {
+    ngx_array_t                stores;          /* ngx_idem_store_t * */
+    ngx_idem_worker_t         *worker;
+
+    /* defaults that are made once and shared by all locations */
+
+    ngx_array_t               *key;
+    ngx_array_t               *methods;
+    ngx_array_t               *scope;
+    ngx_http_idempotency_fingerprint_t  fingerprint;
+
+    /* of this process */
+
+    const EVP_MD              *sha256;
+    EVP_MD_CTX                *spare;           /* for the next request */
+    EVP_MD_CTX                *digest;          /* for what ends at once */
+    u_char                    *entropy;         /* random, not used yet */
+    size_t                     nentropy;
+} ngx_http_idempotency_main_conf_t;
+
+
+typedef struct {
+    ngx_idem_store_t          *store;           /* NULL: off */
+    ngx_http_idempotency_ref_t  *ref;           /* name empty: off */
+
+    ngx_array_t               *key;             /* ..._part_t */
+    ngx_uint_t                 format;
+    size_t                     length_min;
+    size_t                     length_max;
+    ngx_idem_key_rule_t        rule;
+    ngx_flag_t                 required;
+
+    ngx_array_t               *methods;         /* ngx_str_t */
+    ngx_array_t               *scope;           /* ngx_http_complex_value_t */
+    ngx_flag_t                 scope_set;
+    ngx_http_idempotency_fingerprint_t  *fingerprint;
+    ngx_array_t               *bypass;          /* ngx_http_complex_value_t */
+
+    ngx_http_idempotency_lifetimes_t  *valid;
+    ngx_idem_valid_conf_t      lifetimes;
+    ngx_msec_t                 lease;
+    ngx_msec_t                 wait;            /* 0: reject */
+    ngx_uint_t                 waiters;
+    ngx_flag_t                 retry;           /* an unknown is run again */
+    time_t                     unknown;         /* its life */
+
+    size_t                     max_response;
+    ngx_array_t               *hide;            /* ngx_idem_span_t */
+    ngx_array_t               *pass;            /* ngx_idem_span_t */
+    ngx_idem_fields_conf_t     fields;
+    ngx_http_idempotency_marker_t  *replay_header;
+    ngx_str_t                  documentation;
+    ngx_flag_t                 dry_run;
+    ngx_uint_t                 on_error;
+} ngx_http_idempotency_loc_conf_t;
+
+
+/* The response being taken: what a record is made of. */
+
+typedef struct {
+    ngx_str_t                  fields;          /* header fields, encoded */
+    ngx_chain_t               *body;
+    ngx_chain_t              **last;            /* end of body */
+    ngx_buf_t                 *room;            /* with bytes left in body */
+    size_t                     size;            /* of body */
+    ngx_uint_t                 status;
+} ngx_http_idempotency_response_t;
+
+
+typedef struct {
+    ngx_http_idempotency_state_e  state;
+    ngx_http_request_t        *request;
+    ngx_http_idempotency_loc_conf_t  *ilcf;     /* of the location that asked */
+
+    ngx_idem_stat_e            told;            /* $idempotency_status */
+    ngx_str_t                  key;
+    ngx_str_t                  instance;        /* of a problem, 36 bytes */
+
+    ngx_idem_op_t              op;
+    ngx_idem_digest_t          digest;
+    ngx_event_t                event;           /* end of wait; renewal */
+    ngx_msec_t                 wait_began;
+    ngx_msec_t                 wait_time;
+
+    ngx_uint_t                 ahead;           /* fields before the claim */
+    ngx_http_handler_pt        content_handler; /* the one we stand before */
+    ngx_http_upstream_t       *cut;             /* its answer broke off */
+    ngx_http_idempotency_response_t  response;
+
+    unsigned                   recursive:1;     /* error pages, where seen */
+    unsigned                   fed:1;           /* body hashed as it came */
+    unsigned                   waited:1;
+    unsigned                   last_try:1;      /* the wait is over */
+    unsigned                   handled:1;       /* a content handler ran */
+    unsigned                   gone:1;          /* the client is */
+} ngx_http_idempotency_ctx_t;
+
+
+/* ngx_http_idempotency_handler.c: the phases and the claim */
+
+ngx_int_t ngx_http_idempotency_preaccess_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_idempotency_access_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_idempotency_precontent_handler(ngx_http_request_t *r);
+
+/*
+ * The context of a request, also after an internal redirect, which forgets
+ * the contexts of all modules.  NULL if idempotency does not apply.
+ */
+ngx_http_idempotency_ctx_t *ngx_http_idempotency_ctx(ngx_http_request_t *r);
+
+/* The one function that assigns ctx->state. */
+void ngx_http_idempotency_move(ngx_http_idempotency_ctx_t *ctx,
+    ngx_http_idempotency_state_e state);
+
+/* Says once what the request got: counter and $idempotency_status. */
+void ngx_http_idempotency_tell(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_stat_e told);
+
+
+/* ngx_http_idempotency_key.c: from the request to identity and terms */
+
+/*
+ * What a request has for a key.
+ *
+ *   NGX_OK        well formed, canonical bytes in *keys, one part after the
+ *                 other
+ *   NGX_DECLINED  none, and none is needed
+ *   NGX_ERROR     out of memory
+ *   NGX_HTTP_*    refused, *why says the reason
+ *
+ *   early  only what is known in the access phase is looked at
+ */
+ngx_int_t ngx_http_idempotency_key(ngx_http_request_t *r,
+    ngx_http_idempotency_loc_conf_t *ilcf, ngx_array_t *keys,
+    ngx_idem_stat_e *why, ngx_uint_t early);
+
+/* The same for the scope; NGX_DECLINED does not occur. */
+ngx_int_t ngx_http_idempotency_scope(ngx_http_request_t *r,
+    ngx_http_idempotency_loc_conf_t *ilcf, ngx_array_t *scope);
+
+/* SHA-256 over scope and keys, both arrays of ngx_str_t. */
+ngx_int_t ngx_http_idempotency_identity(ngx_http_request_t *r,
+    ngx_array_t *scope, ngx_array_t *keys, u_char *identity);
+
+/* Whether the method is one of the location's. */
+ngx_uint_t ngx_http_idempotency_method(ngx_http_request_t *r,
+    ngx_http_idempotency_loc_conf_t *ilcf);
+
+/* NGX_OK: hands off.  NGX_DECLINED, NGX_ERROR. */
+ngx_int_t ngx_http_idempotency_bypass(ngx_http_request_t *r,
+    ngx_http_idempotency_loc_conf_t *ilcf);
+
+
+/* ngx_http_idempotency_body.c: the request body and the fingerprint */
+
+/*
+ * Reads the body whole and moves READING -> READY.  Returns what a phase
+ * handler returns: NGX_DONE, or NGX_HTTP_* to answer.
+ */
+ngx_int_t ngx_http_idempotency_read_body(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+void ngx_http_idempotency_request_body_filter_init(void);
+void ngx_http_idempotency_digest_free(ngx_http_idempotency_ctx_t *ctx);
+
+
+/* ngx_http_idempotency_capture.c: taking the answer */
+
+void ngx_http_idempotency_filter_init(void);
+
+
+/* ngx_http_idempotency_outcome.c: how a claim ends */
+
+/* What a claim would become with the answer having come whole, or not. */
+ngx_idem_fate_e ngx_http_idempotency_fate(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete, uint32_t *ttl_s);
+
+/* Completes or releases; the state is SETTLED then. */
+void ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_fate_e fate, uint32_t ttl_s);
+
+/* Completes without a body: unstored. */
+void ngx_http_idempotency_settle_unstored(ngx_http_idempotency_ctx_t *ctx,
+    uint32_t ttl_s);
+
+/* Keeps the claim while the request runs. */
+void ngx_http_idempotency_renew_start(ngx_http_idempotency_ctx_t *ctx);
+
+/* A cleanup of the request: gives back what the store still lends. */
+void ngx_http_idempotency_cleanup(void *data);
+
+
+/* ngx_http_idempotency_shield.c: the client may leave, the request goes on */
+
+void ngx_http_idempotency_shield(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+
+/* ngx_http_idempotency_record.c: response <-> record */
+
+/* Encodes the header fields as they stand now into ctx->response.fields. */
+ngx_int_t ngx_http_idempotency_encode_fields(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/*
+ * The length of a body that is at hand.  Kept as the upstream said if there
+ * is no body to count (HEAD, 204, 304), unknown if trailers follow.
+ */
+void ngx_http_idempotency_set_length(ngx_http_request_t *r, size_t size);
+
+ngx_uint_t ngx_http_idempotency_count_fields(ngx_list_t *list);
+
+/* Puts start, fields, trailers and body into op->record and op->size. */
+ngx_int_t ngx_http_idempotency_encode(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+
+/* ngx_http_idempotency_replay.c, ngx_http_idempotency_reject.c */
+
+/* Content handler: sends op->stored. */
+ngx_int_t ngx_http_idempotency_replay_handler(ngx_http_request_t *r);
+
+/*
+ * Answers with the problem that ctx->told names.  Returns NGX_DONE after the
+ * request was finalized, or the status if an error_page takes it over; a
+ * phase handler returns that as it is.
+ */
+ngx_int_t ngx_http_idempotency_reject(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+
+/* ngx_http_idempotency_directives.c */
+
+extern ngx_command_t  ngx_http_idempotency_commands[];
+
+/* An array of n ngx_http_complex_value_t; NULL after an error was logged. */
+ngx_array_t *ngx_http_idempotency_compile(ngx_conf_t *cf, ngx_str_t *value,
+    ngx_uint_t n);
+
+/* Adds a ngx_http_idempotency_part_t to the parts of a key. */
+ngx_int_t ngx_http_idempotency_add_part(ngx_conf_t *cf, ngx_array_t *parts,
+    ngx_str_t *value);
+
+
+/* ngx_http_idempotency_vars.c, _status.c, _conf.c, _process.c */
+
+ngx_int_t ngx_http_idempotency_add_variables(ngx_conf_t *cf);
+const ngx_str_t *ngx_http_idempotency_word(ngx_idem_stat_e told);
+char *ngx_http_idempotency_status_directive(ngx_conf_t *cf,
+    ngx_command_t *cmd, void *conf);
+
+void *ngx_http_idempotency_create_main_conf(ngx_conf_t *cf);
+void *ngx_http_idempotency_create_loc_conf(ngx_conf_t *cf);
+char *ngx_http_idempotency_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+
+ngx_int_t ngx_http_idempotency_init_crypto(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf);
+ngx_int_t ngx_http_idempotency_init_process(ngx_cycle_t *cycle);
+void ngx_http_idempotency_exit_process(ngx_cycle_t *cycle);
+
+/* Fills p with n random bytes that nobody can guess. */
+ngx_int_t ngx_http_idempotency_random(ngx_http_idempotency_main_conf_t *imcf,
+    u_char *p, size_t n);
+
+
+/* Between spans of the core and strings of nginx; the bytes stay in place. */
+
+static ngx_inline ngx_idem_span_t
+ngx_http_idempotency_span(ngx_str_t *s)
+{
+    ngx_idem_span_t  span;
+
+    span.data = s->data;
+    span.len = s->len;
+
+    return span;
+}
+
+
+static ngx_inline ngx_str_t
+ngx_http_idempotency_str(ngx_idem_span_t *span)
+{
+    ngx_str_t  s;
+
+    s.data = (u_char *) (uintptr_t) span->data;
+    s.len = span->len;
+
+    return s;
+}
+
+
+extern ngx_module_t  ngx_http_idempotency_module;
+
+
+#endif /* _NGX_HTTP_IDEMPOTENCY_H_INCLUDED_ */

@@ -1,0 +1,523 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+#include "http/ngx_http_idempotency.h"
+
+
+static ngx_int_t ngx_http_idempotency_header_filter(ngx_http_request_t *r);
+static ngx_int_t ngx_http_idempotency_body_filter(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static ngx_int_t ngx_http_idempotency_capture(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_uint_t ngx_http_idempotency_streams(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_idempotency_too_large(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_collect(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+static ngx_int_t ngx_http_idempotency_append(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_buf_t *b);
+static ngx_buf_t *ngx_http_idempotency_room(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, size_t need);
+static ngx_int_t ngx_http_idempotency_overflow(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *rest);
+static void ngx_http_idempotency_let_pass(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static ngx_int_t ngx_http_idempotency_cut(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_finish(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_send(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_pass_header(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_pass_body(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+static void ngx_http_idempotency_pass_end(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete);
+
+
+static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
+static ngx_http_output_body_filter_pt    ngx_http_next_body_filter;
+
+
+void
+ngx_http_idempotency_filter_init(void)
+{
+    ngx_http_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_http_idempotency_header_filter;
+
+    ngx_http_next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = ngx_http_idempotency_body_filter;
+}
+
+
+/*
+ * A header may come a second time while we capture: what was withheld so far
+ * has been dropped for an error page.
+ */
+
+static ngx_int_t
+ngx_http_idempotency_header_filter(ngx_http_request_t *r)
+{
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = (r == r->main) ? ngx_http_idempotency_ctx(r) : NULL;
+
+    if (ctx == NULL
+        || (ctx->state != NGX_HTTP_IDEMPOTENCY_OWNED
+            && ctx->state != NGX_HTTP_IDEMPOTENCY_CAPTURING))
+    {
+        return ngx_http_next_header_filter(r);
+    }
+
+    ngx_memzero(&ctx->response, sizeof(ngx_http_idempotency_response_t));
+    ctx->response.last = &ctx->response.body;
+    ctx->response.status = r->headers_out.status;
+
+    if (ctx->ilcf->dry_run) {
+        return ngx_http_idempotency_pass_header(r, ctx);
+    }
+
+    return ngx_http_idempotency_capture(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = (r == r->main) ? ngx_http_idempotency_ctx(r) : NULL;
+
+    if (ctx && ctx->state == NGX_HTTP_IDEMPOTENCY_CAPTURING) {
+        return ngx_http_idempotency_collect(r, ctx, in);
+    }
+
+    if (ctx && ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING) {
+        return ngx_http_idempotency_pass_body(r, ctx, in);
+    }
+
+    return ngx_http_next_body_filter(r, in);
+}
+
+
+/* The header: taken and withheld, or let through if it cannot be kept. */
+
+static ngx_int_t
+ngx_http_idempotency_capture(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    /* a range of it would be kept as the whole */
+
+    r->allow_ranges = 0;
+
+    if (ngx_http_idempotency_streams(r)
+        || ngx_http_idempotency_too_large(r, ctx)
+        || ngx_http_idempotency_encode_fields(r, ctx) != NGX_OK)
+    {
+        ngx_http_idempotency_let_pass(r, ctx);
+        return ngx_http_idempotency_pass_header(r, ctx);
+    }
+
+    r->filter_need_in_memory = 1;
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_CAPTURING);
+
+    return NGX_OK;
+}
+
+
+/* Answers that are to reach the client piece by piece, or have no end. */
+
+static ngx_uint_t
+ngx_http_idempotency_streams(ngx_http_request_t *r)
+{
+    ngx_str_t            *type;
+    ngx_uint_t            i;
+    ngx_list_part_t      *part;
+    ngx_table_elt_t      *h;
+    ngx_http_upstream_t  *u;
+
+    u = r->upstream;
+    type = &r->headers_out.content_type;
+
+    if (r->headers_out.status == NGX_HTTP_SWITCHING_PROTOCOLS
+        || (u && u->upgrade)
+        || (type->len >= sizeof("text/event-stream") - 1
+            && ngx_strncasecmp(type->data, (u_char *) "text/event-stream",
+                               sizeof("text/event-stream") - 1)
+               == 0))
+    {
+        return 1;
+    }
+
+    if (u == NULL) {
+        return 0;
+    }
+
+    for (part = &u->headers_in.headers.part; part; part = part->next) {
+
+        h = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+
+            if (h[i].key.len == sizeof("X-Accel-Buffering") - 1
+                && h[i].value.len == sizeof("no") - 1
+                && ngx_strcasecmp(h[i].key.data,
+                                  (u_char *) "X-Accel-Buffering")
+                   == 0
+                && ngx_strcasecmp(h[i].value.data, (u_char *) "no") == 0)
+            {
+                return 1;
+            }
+        }
+    }
+
+    return 0;
+}
+
+
+/* The length of an answer to HEAD is not that of what comes. */
+
+static ngx_uint_t
+ngx_http_idempotency_too_large(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    return r->method != NGX_HTTP_HEAD
+           && r->headers_out.status != NGX_HTTP_NOT_MODIFIED
+           && r->headers_out.content_length_n
+              > (off_t) ctx->ilcf->max_response;
+}
+
+
+/*
+ * The body: always consumed, so that the client's pace is not the upstream's.
+ */
+
+static ngx_int_t
+ngx_http_idempotency_collect(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in)
+{
+    size_t        size;
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    for (cl = in; cl; cl = cl->next) {
+
+        b = cl->buf;
+        size = ngx_buf_in_memory(b) ? (size_t) (b->last - b->pos) : 0;
+
+        if (size > ctx->ilcf->max_response - ctx->response.size
+            || ngx_http_idempotency_append(r, ctx, b) != NGX_OK)
+        {
+            return ngx_http_idempotency_overflow(r, ctx, cl);
+        }
+
+        if (b->last_buf) {
+            return ngx_http_idempotency_finish(r, ctx);
+        }
+    }
+
+    if (ngx_http_idempotency_is_cut(r, in)) {
+        return ngx_http_idempotency_cut(r, ctx);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_append(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_buf_t *b)
+{
+    size_t      n;
+    ngx_buf_t  *room;
+
+    if (!ngx_buf_in_memory(b)) {
+        return NGX_OK;
+    }
+
+    while (b->pos < b->last) {
+
+        room = ngx_http_idempotency_room(r, ctx, b->last - b->pos);
+        if (room == NULL) {
+            return NGX_ERROR;
+        }
+
+        n = ngx_min(b->last - b->pos, room->end - room->last);
+
+        room->last = ngx_cpymem(room->last, b->pos, n);
+        b->pos += n;
+        ctx->response.size += n;
+    }
+
+    return NGX_OK;
+}
+
+
+/*
+ * A buffer with room left.  The first has the length the upstream announced;
+ * without one they double from a page up to sixteen.
+ */
+
+static ngx_buf_t *
+ngx_http_idempotency_room(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, size_t need)
+{
+    size_t                            size, left;
+    ngx_chain_t                      *cl;
+    ngx_http_idempotency_response_t  *rs;
+
+    rs = &ctx->response;
+
+    if (rs->room && rs->room->last < rs->room->end) {
+        return rs->room;
+    }
+
+    left = ctx->ilcf->max_response - rs->size;
+
+    if (rs->room == NULL && r->headers_out.content_length_n > 0) {
+        size = (size_t) r->headers_out.content_length_n;
+
+    } else {
+        size = ngx_max(need, ngx_min(ngx_max(rs->size, ngx_pagesize),
+                                     16 * ngx_pagesize));
+    }
+
+    cl = ngx_alloc_chain_link(r->pool);
+    if (cl == NULL) {
+        return NULL;
+    }
+
+    cl->buf = ngx_create_temp_buf(r->pool, ngx_min(size, left));
+    if (cl->buf == NULL) {
+        return NULL;
+    }
+
+    cl->next = NULL;
+
+    *rs->last = cl;
+    rs->last = &cl->next;
+    rs->room = cl->buf;
+
+    return rs->room;
+}
+
+
+/* More than can be kept: the claim ends or goes on without it. */
+
+static ngx_int_t
+ngx_http_idempotency_overflow(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *rest)
+{
+    ngx_int_t  rc;
+
+    ngx_http_idempotency_let_pass(r, ctx);
+
+    rc = ngx_http_idempotency_pass_header(r, ctx);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    *ctx->response.last = rest;
+
+    return ngx_http_idempotency_body_filter(r, ctx->response.body);
+}
+
+
+/*
+ * What is certain already is recorded before the client sees anything of it.
+ * An answer that will release the claim holds it until it has come whole.
+ */
+
+static void
+ngx_http_idempotency_let_pass(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    uint32_t         ttl_s;
+    ngx_idem_fate_e  fate;
+
+    fate = ngx_http_idempotency_fate(r, ctx, 1, &ttl_s);
+
+    if (fate != NGX_IDEM_FATE_RELEASE) {
+        ngx_http_idempotency_settle(ctx, fate, ttl_s);
+    }
+}
+
+
+/*
+ * An upstream module ends an answer that broke off with a flush instead of a
+ * last buffer, after it has let go of the upstream.
+ */
+
+static ngx_uint_t
+ngx_http_idempotency_is_cut(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_uint_t            flush;
+    ngx_http_upstream_t  *u;
+
+    u = r->upstream;
+
+    if (u == NULL || !u->header_sent || u->cleanup) {
+        return 0;
+    }
+
+    for (flush = 0; in; in = in->next) {
+
+        if (in->buf->last_buf) {
+            return 0;
+        }
+
+        flush |= in->buf->flush;
+    }
+
+    return flush;
+}
+
+
+/*
+ * Nothing of it was sent, so a clean error can be.  The claim stays ours: an
+ * error_page may still lead to an upstream that carries the request out.
+ */
+
+static ngx_int_t
+ngx_http_idempotency_cut(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                  "idempotency: the response broke off after %uz bytes",
+                  ctx->response.size);
+
+    ctx->cut = r->upstream;
+    ctx->ahead = 0;
+
+    ngx_http_clean_header(r);
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_OWNED);
+
+    return NGX_HTTP_BAD_GATEWAY;
+}
+
+
+/* The answer is whole: first the record, then the client. */
+
+static ngx_int_t
+ngx_http_idempotency_finish(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    uint32_t         ttl_s;
+    ngx_idem_fate_e  fate;
+
+    fate = ngx_http_idempotency_fate(r, ctx, 1, &ttl_s);
+
+    if (fate == NGX_IDEM_FATE_STORE) {
+        (void) ngx_http_idempotency_encode(r, ctx);
+    }
+
+    ngx_http_idempotency_settle(ctx, fate, ttl_s);
+
+    return ngx_http_idempotency_send(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_send(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_int_t     rc;
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    ngx_http_idempotency_set_length(r, ctx->response.size);
+
+    rc = ngx_http_next_header_filter(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    b = ngx_calloc_buf(r->pool);
+    cl = ngx_alloc_chain_link(r->pool);
+
+    if (b == NULL || cl == NULL) {
+        return NGX_ERROR;
+    }
+
+    b->last_buf = 1;
+    b->last_in_chain = 1;
+
+    cl->buf = b;
+    cl->next = NULL;
+
+    *ctx->response.last = cl;
+
+    return ngx_http_next_body_filter(r, ctx->response.body);
+}
+
+
+/* An answer that is only watched: a dry run, or nothing to be kept. */
+
+static ngx_int_t
+ngx_http_idempotency_pass_header(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+
+    if (ctx->state != NGX_HTTP_IDEMPOTENCY_SETTLED) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_PASSING);
+    }
+
+    rc = ngx_http_next_header_filter(r);
+
+    if (r->header_only) {
+        ngx_http_idempotency_pass_end(r, ctx, 1);
+    }
+
+    return rc;
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_pass_body(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in)
+{
+    ngx_chain_t  *cl;
+
+    for (cl = in; cl; cl = cl->next) {
+
+        ctx->response.size += ngx_buf_size(cl->buf);
+
+        if (cl->buf->last_buf) {
+            ngx_http_idempotency_pass_end(r, ctx, 1);
+            break;
+        }
+    }
+
+    if (ngx_http_idempotency_is_cut(r, in)) {
+        ngx_http_idempotency_pass_end(r, ctx, 0);
+    }
+
+    return ngx_http_next_body_filter(r, in);
+}
+
+
+static void
+ngx_http_idempotency_pass_end(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete)
+{
+    uint32_t         ttl_s;
+    ngx_idem_fate_e  fate;
+
+    if (ctx->state != NGX_HTTP_IDEMPOTENCY_PASSING) {
+        return;
+    }
+
+    fate = ngx_http_idempotency_fate(r, ctx, complete, &ttl_s);
+
+    ngx_http_idempotency_settle(ctx, fate, ttl_s);
+}

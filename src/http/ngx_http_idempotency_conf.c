@@ -1,0 +1,357 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+#include "http/ngx_http_idempotency.h"
+
+
+static void *ngx_http_idempotency_unset_loc_conf(
+    ngx_http_idempotency_loc_conf_t *conf);
+static ngx_int_t ngx_http_idempotency_defaults(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf);
+static ngx_int_t ngx_http_idempotency_default_methods(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf);
+static ngx_int_t ngx_http_idempotency_default_key(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf);
+static ngx_int_t ngx_http_idempotency_merge_store(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
+static void ngx_http_idempotency_merge_request(
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf,
+    ngx_http_idempotency_main_conf_t *imcf);
+static void ngx_http_idempotency_merge_claim(
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
+static void ngx_http_idempotency_merge_response(
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
+static void ngx_http_idempotency_merge_lifetimes(
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
+static void ngx_http_idempotency_merge_fields(
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
+
+
+void *
+ngx_http_idempotency_create_main_conf(ngx_conf_t *cf)
+{
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_idempotency_main_conf_t));
+    if (imcf == NULL) {
+        return NULL;
+    }
+
+    if (ngx_array_init(&imcf->stores, cf->pool, 1, sizeof(ngx_idem_store_t *))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
+    return imcf;
+}
+
+
+void *
+ngx_http_idempotency_create_loc_conf(ngx_conf_t *cf)
+{
+    ngx_http_idempotency_loc_conf_t  *conf;
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_http_idempotency_loc_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    return ngx_http_idempotency_unset_loc_conf(conf);
+}
+
+
+/*
+ * set by ngx_pcalloc():
+ *
+ *     conf->store = NULL;
+ *     conf->lifetimes = { NULL, 0, 0 };
+ *     conf->fields = { NULL, 0, NULL, 0 };
+ *     conf->rule = { 0, 0, 0 };
+ *     conf->documentation = { 0, NULL };
+ */
+
+static void *
+ngx_http_idempotency_unset_loc_conf(ngx_http_idempotency_loc_conf_t *conf)
+{
+    conf->ref = NGX_CONF_UNSET_PTR;
+
+    conf->key = NGX_CONF_UNSET_PTR;
+    conf->format = NGX_CONF_UNSET_UINT;
+    conf->length_min = NGX_CONF_UNSET_SIZE;
+    conf->length_max = NGX_CONF_UNSET_SIZE;
+    conf->required = NGX_CONF_UNSET;
+
+    conf->methods = NGX_CONF_UNSET_PTR;
+    conf->scope = NGX_CONF_UNSET_PTR;
+    conf->fingerprint = NGX_CONF_UNSET_PTR;
+    conf->bypass = NGX_CONF_UNSET_PTR;
+
+    conf->valid = NGX_CONF_UNSET_PTR;
+    conf->lease = NGX_CONF_UNSET_MSEC;
+    conf->wait = NGX_CONF_UNSET_MSEC;
+    conf->waiters = NGX_CONF_UNSET_UINT;
+    conf->retry = NGX_CONF_UNSET;
+    conf->unknown = NGX_CONF_UNSET;
+
+    conf->max_response = NGX_CONF_UNSET_SIZE;
+    conf->hide = NGX_CONF_UNSET_PTR;
+    conf->pass = NGX_CONF_UNSET_PTR;
+    conf->replay_header = NGX_CONF_UNSET_PTR;
+    conf->dry_run = NGX_CONF_UNSET;
+    conf->on_error = NGX_CONF_UNSET_UINT;
+
+    return conf;
+}
+
+
+/* Runs for every server and every location, the innermost last. */
+
+char *
+ngx_http_idempotency_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_http_idempotency_loc_conf_t *prev = parent;
+    ngx_http_idempotency_loc_conf_t *conf = child;
+
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module);
+
+    if (ngx_http_idempotency_defaults(cf, imcf) != NGX_OK
+        || ngx_http_idempotency_merge_store(cf, prev, conf) != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_http_idempotency_merge_request(prev, conf, imcf);
+    ngx_http_idempotency_merge_claim(prev, conf);
+    ngx_http_idempotency_merge_response(prev, conf);
+    ngx_http_idempotency_merge_lifetimes(prev, conf);
+    ngx_http_idempotency_merge_fields(prev, conf);
+
+    return NGX_CONF_OK;
+}
+
+
+/* Arrays that most locations share; made once. */
+
+static ngx_int_t
+ngx_http_idempotency_defaults(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf)
+{
+    static ngx_str_t  scope[] = {
+        ngx_string("$server_name")
+    };
+
+    static ngx_str_t  fingerprint[] = {
+        ngx_string("$request_method"),
+        ngx_string("$request_uri"),
+        ngx_string("$content_type"),
+        ngx_string("$http_content_encoding")
+    };
+
+    if (imcf->methods) {
+        return NGX_OK;
+    }
+
+    imcf->scope = ngx_http_idempotency_compile(cf, scope, 1);
+    imcf->fingerprint.parts = ngx_http_idempotency_compile(cf, fingerprint,
+                                                           4);
+    imcf->fingerprint.body = 1;
+
+    if (imcf->scope == NULL || imcf->fingerprint.parts == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_http_idempotency_default_key(cf, imcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_idempotency_default_methods(cf, imcf);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_default_methods(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf)
+{
+    ngx_str_t  *method;
+
+    imcf->methods = ngx_array_create(cf->pool, 2, sizeof(ngx_str_t));
+    if (imcf->methods == NULL) {
+        return NGX_ERROR;
+    }
+
+    method = ngx_array_push_n(imcf->methods, 2);
+    if (method == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&method[0], "POST");
+    ngx_str_set(&method[1], "PATCH");
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_default_key(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf)
+{
+    ngx_str_t  value = ngx_string("$http_idempotency_key");
+
+    imcf->key = ngx_array_create(cf->pool, 1,
+                                 sizeof(ngx_http_idempotency_part_t));
+    if (imcf->key == NULL) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_idempotency_add_part(cf, imcf->key, &value);
+}
+
+
+/* The zone may be declared behind its use, so it is looked up here. */
+
+static ngx_int_t
+ngx_http_idempotency_merge_store(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    ngx_str_t                         *name;
+    ngx_uint_t                         i;
+    ngx_idem_store_t                 **st;
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    ngx_conf_merge_ptr_value(conf->ref, prev->ref, NULL);
+
+    if (conf->ref == NULL || conf->ref->name.len == 0) {
+        return NGX_OK;
+    }
+
+    name = &conf->ref->name;
+    imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module);
+
+    st = imcf->stores.elts;
+
+    for (i = 0; i < imcf->stores.nelts; i++) {
+
+        if (st[i]->name.len == name->len
+            && ngx_strncmp(st[i]->name.data, name->data, name->len) == 0)
+        {
+            conf->store = st[i];
+            return NGX_OK;
+        }
+    }
+
+    ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                  "idempotency zone \"%V\" is not declared in %V:%ui",
+                  name, &conf->ref->file, conf->ref->line);
+
+    return NGX_ERROR;
+}
+
+
+static void
+ngx_http_idempotency_merge_request(ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf,
+    ngx_http_idempotency_main_conf_t *imcf)
+{
+    ngx_conf_merge_ptr_value(conf->key, prev->key, imcf->key);
+    ngx_conf_merge_uint_value(conf->format, prev->format, NGX_IDEM_KEY_ANY);
+    ngx_conf_merge_size_value(conf->length_min, prev->length_min, 1);
+    ngx_conf_merge_size_value(conf->length_max, prev->length_max, 255);
+    ngx_conf_merge_value(conf->required, prev->required, 0);
+
+    conf->rule.format = conf->format;
+    conf->rule.min = conf->length_min;
+    conf->rule.max = conf->length_max;
+
+    ngx_conf_merge_ptr_value(conf->methods, prev->methods, imcf->methods);
+    ngx_conf_merge_ptr_value(conf->scope, prev->scope, imcf->scope);
+    ngx_conf_merge_ptr_value(conf->fingerprint, prev->fingerprint,
+                             &imcf->fingerprint);
+    ngx_conf_merge_ptr_value(conf->bypass, prev->bypass, NULL);
+
+    conf->scope_set = (conf->scope != imcf->scope);
+}
+
+
+static void
+ngx_http_idempotency_merge_claim(ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    ngx_conf_merge_msec_value(conf->lease, prev->lease, 60000);
+    ngx_conf_merge_msec_value(conf->wait, prev->wait, 0);
+    ngx_conf_merge_uint_value(conf->waiters, prev->waiters, 64);
+    ngx_conf_merge_value(conf->retry, prev->retry, 0);
+    ngx_conf_merge_value(conf->unknown, prev->unknown, NGX_IDEM_TTL_DEFAULT);
+    ngx_conf_merge_uint_value(conf->on_error, prev->on_error,
+                              NGX_HTTP_IDEMPOTENCY_ON_ERROR_REFUSE);
+    ngx_conf_merge_value(conf->dry_run, prev->dry_run, 0);
+}
+
+
+static void
+ngx_http_idempotency_merge_response(ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    static ngx_http_idempotency_marker_t  marker = {
+        ngx_string("Idempotent-Replayed"),
+        ngx_string("true")
+    };
+
+    ngx_conf_merge_size_value(conf->max_response, prev->max_response,
+                              1024 * 1024);
+    ngx_conf_merge_ptr_value(conf->replay_header, prev->replay_header,
+                             &marker);
+    ngx_conf_merge_str_value(conf->documentation, prev->documentation, "");
+}
+
+
+static void
+ngx_http_idempotency_merge_lifetimes(ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    ngx_conf_merge_ptr_value(conf->valid, prev->valid, NULL);
+
+    conf->lifetimes.ttl_s = NGX_IDEM_TTL_DEFAULT;
+
+    if (conf->valid == NULL) {
+        return;
+    }
+
+    conf->lifetimes.rules = conf->valid->rules.elts;
+    conf->lifetimes.n = conf->valid->rules.nelts;
+
+    if (conf->valid->ttl_s != NGX_IDEM_TTL_UNSET) {
+        conf->lifetimes.ttl_s = conf->valid->ttl_s;
+    }
+}
+
+
+static void
+ngx_http_idempotency_merge_fields(ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    ngx_conf_merge_ptr_value(conf->hide, prev->hide, NULL);
+    ngx_conf_merge_ptr_value(conf->pass, prev->pass, NULL);
+
+    if (conf->hide) {
+        conf->fields.hide = conf->hide->elts;
+        conf->fields.nhide = conf->hide->nelts;
+    }
+
+    if (conf->pass) {
+        conf->fields.pass = conf->pass->elts;
+        conf->fields.npass = conf->pass->nelts;
+    }
+}

@@ -1,0 +1,700 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+#include "http/ngx_http_idempotency.h"
+
+
+static ngx_http_idempotency_ctx_t *ngx_http_idempotency_create_ctx(
+    ngx_http_request_t *r, ngx_http_idempotency_loc_conf_t *ilcf);
+static void ngx_http_idempotency_free_ctx(void *data);
+static ngx_int_t ngx_http_idempotency_begin(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_identify(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_join(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys);
+static ngx_int_t ngx_http_idempotency_refuse(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why);
+static ngx_int_t ngx_http_idempotency_claim(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_claim_init(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_answer(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_store_failed(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_own(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static void ngx_http_idempotency_wrap(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_content_handler(ngx_http_request_t *r);
+static ngx_int_t ngx_http_idempotency_replay(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_unstored(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_wait(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static void ngx_http_idempotency_woken(ngx_idem_op_t *op);
+static void ngx_http_idempotency_wait_handler(ngx_event_t *ev);
+static void ngx_http_idempotency_resume(ngx_http_idempotency_ctx_t *ctx);
+
+
+/*
+ * Before anybody may refuse the request: takes note of it, so that a later
+ * pass through the phases knows whether access was granted in the first one.
+ * What is sent to an error_page from here on was refused, and is left alone.
+ */
+
+ngx_int_t
+ngx_http_idempotency_preaccess_handler(ngx_http_request_t *r)
+{
+    ngx_http_idempotency_ctx_t       *ctx;
+    ngx_http_idempotency_loc_conf_t  *ilcf;
+
+    if (r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    ctx = ngx_http_idempotency_ctx(r);
+
+    if (ctx) {
+        if (ctx->state == NGX_HTTP_IDEMPOTENCY_SEEN
+            && (r->error_page || ctx->recursive))
+        {
+            ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
+        }
+
+        return NGX_DECLINED;
+    }
+
+    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module);
+
+    if (ilcf->store == NULL || !ngx_http_idempotency_method(r, ilcf)) {
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_idempotency_create_ctx(r, ilcf) == NULL) {
+        return NGX_ERROR;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+/* Access phase: is the key well formed?  Nothing is claimed. */
+
+ngx_int_t
+ngx_http_idempotency_access_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                         rc;
+    ngx_array_t                       keys;
+    ngx_idem_stat_e                   why;
+    ngx_http_idempotency_ctx_t       *ctx;
+    ngx_http_idempotency_loc_conf_t  *ilcf;
+
+    if (r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    ctx = ngx_http_idempotency_ctx(r);
+
+    if (ctx == NULL || ctx->state != NGX_HTTP_IDEMPOTENCY_SEEN) {
+        return NGX_DECLINED;
+    }
+
+    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module);
+
+    if (ilcf->store == NULL || !ngx_http_idempotency_method(r, ilcf)) {
+        return NGX_DECLINED;
+    }
+
+    rc = ngx_http_idempotency_bypass(r, ilcf);
+
+    if (rc != NGX_DECLINED) {
+        return (rc == NGX_OK) ? NGX_DECLINED : NGX_ERROR;
+    }
+
+    ctx->ilcf = ilcf;
+
+    rc = ngx_http_idempotency_key(r, ilcf, &keys, &why, 1);
+
+    if (rc > NGX_OK) {
+        return ngx_http_idempotency_refuse(r, ctx, why);
+    }
+
+    return (rc == NGX_ERROR) ? NGX_ERROR : NGX_DECLINED;
+}
+
+
+/*
+ * After the whole access phase has granted access.  Entered again when the
+ * body is there, when a wait is over, and after every internal redirect.
+ */
+
+ngx_int_t
+ngx_http_idempotency_precontent_handler(ngx_http_request_t *r)
+{
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    if (r != r->main) {
+        return NGX_DECLINED;
+    }
+
+    ctx = ngx_http_idempotency_ctx(r);
+
+    if (ctx == NULL) {
+        return NGX_DECLINED;
+    }
+
+    switch (ctx->state) {
+
+    case NGX_HTTP_IDEMPOTENCY_SEEN:
+        return ngx_http_idempotency_begin(r, ctx);
+
+    case NGX_HTTP_IDEMPOTENCY_READING:
+    case NGX_HTTP_IDEMPOTENCY_WAITING:
+        return NGX_DONE;
+
+    case NGX_HTTP_IDEMPOTENCY_READY:
+        return ngx_http_idempotency_claim(r, ctx);
+
+    case NGX_HTTP_IDEMPOTENCY_OWNED:
+    case NGX_HTTP_IDEMPOTENCY_CAPTURING:
+    case NGX_HTTP_IDEMPOTENCY_PASSING:
+        ngx_http_idempotency_wrap(r, ctx);
+        return NGX_DECLINED;
+
+    case NGX_HTTP_IDEMPOTENCY_SETTLED:
+    case NGX_HTTP_IDEMPOTENCY_REPLAYING:
+    case NGX_HTTP_IDEMPOTENCY_REJECTED:
+    case NGX_HTTP_IDEMPOTENCY_ALOOF:
+        break;
+    }
+
+    return NGX_DECLINED;
+}
+
+
+ngx_http_idempotency_ctx_t *
+ngx_http_idempotency_ctx(ngx_http_request_t *r)
+{
+    ngx_pool_cleanup_t          *cln;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_idempotency_module);
+
+    if (ctx || (!r->internal && !r->filter_finalize)) {
+        return ctx;
+    }
+
+    for (cln = r->pool->cleanup; cln; cln = cln->next) {
+        if (cln->handler == ngx_http_idempotency_free_ctx) {
+            ctx = cln->data;
+            ngx_http_set_ctx(r, ctx, ngx_http_idempotency_module);
+            break;
+        }
+    }
+
+    return ctx;
+}
+
+
+static ngx_http_idempotency_ctx_t *
+ngx_http_idempotency_create_ctx(ngx_http_request_t *r,
+    ngx_http_idempotency_loc_conf_t *ilcf)
+{
+    ngx_pool_cleanup_t          *cln;
+    ngx_http_core_loc_conf_t    *clcf;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    cln = ngx_pool_cleanup_add(r->pool, sizeof(ngx_http_idempotency_ctx_t));
+    if (cln == NULL) {
+        return NULL;
+    }
+
+    ctx = cln->data;
+    ngx_memzero(ctx, sizeof(ngx_http_idempotency_ctx_t));
+    cln->handler = ngx_http_idempotency_free_ctx;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    ctx->request = r;
+    ctx->ilcf = ilcf;
+    ctx->told = NGX_IDEM_STAT_N;
+    ctx->recursive = clcf->recursive_error_pages;
+
+    ngx_http_set_ctx(r, ctx, ngx_http_idempotency_module);
+
+    return ctx;
+}
+
+
+static void
+ngx_http_idempotency_free_ctx(void *data)
+{
+    ngx_http_idempotency_ctx_t  *ctx = data;
+
+    ngx_http_idempotency_digest_free(ctx);
+}
+
+
+void
+ngx_http_idempotency_move(ngx_http_idempotency_ctx_t *ctx,
+    ngx_http_idempotency_state_e state)
+{
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,
+                   "idempotency state: %d -> %d", ctx->state, state);
+
+    ctx->state = state;
+}
+
+
+void
+ngx_http_idempotency_tell(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_stat_e told)
+{
+    if (ctx->told != NGX_IDEM_STAT_N) {
+        return;
+    }
+
+    ctx->told = told;
+
+    ngx_idem_stat_add(ctx->ilcf->store, told);
+}
+
+
+/* The request was admitted: who asks, and is it for us after all? */
+
+static ngx_int_t
+ngx_http_idempotency_begin(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_int_t                         rc;
+    ngx_http_idempotency_loc_conf_t  *ilcf;
+
+    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module);
+
+    if (ilcf->store == NULL || !ngx_http_idempotency_method(r, ilcf)) {
+        return NGX_DECLINED;
+    }
+
+    ctx->ilcf = ilcf;
+
+    rc = ngx_http_idempotency_bypass(r, ilcf);
+
+    if (rc == NGX_ERROR) {
+        return NGX_ERROR;
+    }
+
+    if (rc == NGX_OK) {
+        ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_BYPASS);
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
+        return NGX_DECLINED;
+    }
+
+    rc = ngx_http_idempotency_identify(r, ctx);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    return ngx_http_idempotency_read_body(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_identify(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_int_t        rc;
+    ngx_array_t      keys, scope;
+    ngx_idem_stat_e  why;
+
+    rc = ngx_http_idempotency_key(r, ctx->ilcf, &keys, &why, 0);
+
+    if (rc == NGX_DECLINED) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
+        return NGX_DECLINED;
+    }
+
+    if (rc == NGX_OK) {
+        why = NGX_IDEM_STAT_SCOPE_MISSING;
+        rc = ngx_http_idempotency_scope(r, ctx->ilcf, &scope);
+    }
+
+    if (rc > NGX_OK) {
+        return ngx_http_idempotency_refuse(r, ctx, why);
+    }
+
+    if (rc == NGX_ERROR
+        || ngx_http_idempotency_join(r, ctx, &keys) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_idempotency_identity(r, &scope, &keys, ctx->op.identity);
+}
+
+
+/* $idempotency_key: the parts, with commas between them. */
+
+static ngx_int_t
+ngx_http_idempotency_join(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys)
+{
+    u_char      *p;
+    size_t       len;
+    ngx_str_t   *key;
+    ngx_uint_t   i;
+
+    key = keys->elts;
+
+    if (keys->nelts == 1) {
+        ctx->key = key[0];
+        return NGX_OK;
+    }
+
+    len = 0;
+
+    for (i = 0; i < keys->nelts; i++) {
+        len += key[i].len + 1;
+    }
+
+    p = ngx_pnalloc(r->pool, len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->key.data = p;
+    ctx->key.len = len - 1;
+
+    for (i = 0; i < keys->nelts; i++) {
+        p = ngx_cpymem(p, key[i].data, key[i].len);
+        *p++ = ',';
+    }
+
+    return NGX_OK;
+}
+
+
+/* Answers with a problem; a dry run only says what it would have been. */
+
+static ngx_int_t
+ngx_http_idempotency_refuse(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why)
+{
+    ngx_http_idempotency_tell(ctx, why);
+
+    if (ctx->ilcf->dry_run) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
+        return NGX_DECLINED;
+    }
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_REJECTED);
+
+    return ngx_http_idempotency_reject(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_claim(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_http_idempotency_loc_conf_t  *ilcf;
+
+    ilcf = ctx->ilcf;
+
+    if (ctx->op.pool == NULL
+        && ngx_http_idempotency_claim_init(r, ctx) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ctx->op.max_waiters = (ilcf->wait && !ctx->last_try && !ilcf->dry_run)
+                              ? ilcf->waiters : 0;
+
+    if (ilcf->store->verbs->claim(ilcf->store, &ctx->op) != NGX_OK) {
+        return ngx_http_idempotency_store_failed(r, ctx);
+    }
+
+    return ngx_http_idempotency_answer(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_claim_init(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_idem_op_t                     *op;
+    ngx_http_cleanup_t                *cln;
+    ngx_http_idempotency_loc_conf_t   *ilcf;
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    op = &ctx->op;
+    ilcf = ctx->ilcf;
+    imcf = ngx_http_get_module_main_conf(r, ngx_http_idempotency_module);
+
+    if (ngx_http_idempotency_random(imcf, op->owner, NGX_IDEM_OWNER_LEN)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    cln = ngx_http_cleanup_add(r, 0);
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    cln->handler = ngx_http_idempotency_cleanup;
+    cln->data = ctx;
+
+    op->pool = r->pool;
+    op->log = r->connection->log;
+    op->lease_ms = ilcf->lease;
+    op->unknown_s = (uint32_t) ilcf->unknown;
+    op->retry = ilcf->retry;
+    op->handler = ngx_http_idempotency_woken;
+    op->data = ctx;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_answer(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    switch (ctx->op.verdict) {
+
+    case NGX_IDEM_OWNED:
+        return ngx_http_idempotency_own(r, ctx);
+
+    case NGX_IDEM_BUSY:
+
+        if (ctx->op.parked) {
+            return ngx_http_idempotency_wait(r, ctx);
+        }
+
+        return ngx_http_idempotency_refuse(r, ctx, NGX_IDEM_STAT_IN_FLIGHT);
+
+    case NGX_IDEM_DONE:
+        return ngx_http_idempotency_replay(r, ctx);
+
+    case NGX_IDEM_UNSTORED:
+        return ngx_http_idempotency_unstored(r, ctx);
+
+    case NGX_IDEM_UNKNOWN:
+        return ngx_http_idempotency_refuse(r, ctx,
+                                           NGX_IDEM_STAT_OUTCOME_UNKNOWN);
+
+    case NGX_IDEM_MISMATCH:
+        return ngx_http_idempotency_refuse(r, ctx, NGX_IDEM_STAT_KEY_REUSED);
+
+    case NGX_IDEM_FULL:
+        return ngx_http_idempotency_refuse(r, ctx, NGX_IDEM_STAT_STORE_FULL);
+
+    case NGX_IDEM_LOST:
+    case NGX_IDEM_ABSENT:
+        break;
+    }
+
+    ngx_log_error(NGX_LOG_ALERT, r->connection->log, 0,
+                  "idempotency claim got verdict %d", ctx->op.verdict);
+
+    return NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_store_failed(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                  "idempotency zone \"%V\" cannot be asked",
+                  &ctx->ilcf->store->name);
+
+    if (ctx->ilcf->on_error == NGX_HTTP_IDEMPOTENCY_ON_ERROR_PASS) {
+        ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_UNPROTECTED);
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
+        return NGX_DECLINED;
+    }
+
+    return ngx_http_idempotency_refuse(r, ctx,
+                                       NGX_IDEM_STAT_STORE_UNAVAILABLE);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_own(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ctx->ahead = ngx_http_idempotency_count_fields(&r->headers_out.headers);
+
+    ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_FIRST);
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_OWNED);
+    ngx_http_idempotency_renew_start(ctx);
+    ngx_http_idempotency_wrap(r, ctx);
+
+    return NGX_DECLINED;
+}
+
+
+/* Every redirect may bring another content handler: stand before that too. */
+
+static void
+ngx_http_idempotency_wrap(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    if (r->content_handler
+        && r->content_handler != ngx_http_idempotency_content_handler)
+    {
+        ctx->content_handler = r->content_handler;
+        r->content_handler = ngx_http_idempotency_content_handler;
+    }
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_content_handler(ngx_http_request_t *r)
+{
+    ngx_int_t                    rc;
+    ngx_http_upstream_t         *old;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = ngx_http_idempotency_ctx(r);
+    old = r->upstream;
+
+    r->content_handler = ctx->content_handler;
+    ctx->handled = 1;
+
+    rc = r->content_handler(r);
+
+    if (rc == NGX_DONE && r->upstream != old) {
+        ngx_http_idempotency_shield(r, ctx);
+    }
+
+    return rc;
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_replay(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_http_idempotency_tell(ctx, ctx->waited ? NGX_IDEM_STAT_WAITED
+                                               : NGX_IDEM_STAT_REPLAYED);
+
+    if (ctx->ilcf->dry_run) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
+        return NGX_DECLINED;
+    }
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_REPLAYING);
+
+    /* NGX_OK skips what else is in the phase: try_files and mirror */
+
+    r->content_handler = ngx_http_idempotency_replay_handler;
+
+    return NGX_OK;
+}
+
+
+/* What a dry run has seen done, it did not keep: a dry run may go on. */
+
+static ngx_int_t
+ngx_http_idempotency_unstored(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    if (ctx->ilcf->dry_run && ctx->op.dry) {
+        return ngx_http_idempotency_replay(r, ctx);
+    }
+
+    return ngx_http_idempotency_refuse(r, ctx,
+                                       NGX_IDEM_STAT_RESPONSE_NOT_STORED);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_wait(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_msec_t  left;
+
+    if (!ctx->waited) {
+        ctx->waited = 1;
+        ctx->wait_began = ngx_current_msec;
+    }
+
+    left = ctx->wait_began + ctx->ilcf->wait - ngx_current_msec;
+
+    if ((ngx_msec_int_t) left < 0) {
+        left = 0;
+    }
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_WAITING);
+
+    /* not cancelable: a worker that shuts down answers its waiters first */
+
+    ctx->event.handler = ngx_http_idempotency_wait_handler;
+    ctx->event.data = ctx;
+    ctx->event.log = r->connection->log;
+
+    ngx_add_timer(&ctx->event, left);
+
+    r->read_event_handler = ngx_http_test_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    return NGX_AGAIN;
+}
+
+
+/* The claim that was waited for has ended. */
+
+static void
+ngx_http_idempotency_woken(ngx_idem_op_t *op)
+{
+    ngx_http_idempotency_resume(op->data);
+}
+
+
+/* It has not, and the client's patience is at its end. */
+
+static void
+ngx_http_idempotency_wait_handler(ngx_event_t *ev)
+{
+    ngx_idem_store_t            *st;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = ev->data;
+    st = ctx->ilcf->store;
+
+    st->verbs->cancel(st, &ctx->op);
+    ctx->last_try = 1;
+
+    ngx_http_idempotency_resume(ctx);
+}
+
+
+static void
+ngx_http_idempotency_resume(ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+
+    if (ctx->event.timer_set) {
+        ngx_del_timer(&ctx->event);
+    }
+
+    ctx->wait_time = ngx_current_msec - ctx->wait_began;
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_READY);
+
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_core_run_phases;
+
+    ngx_post_event(r->connection->write, &ngx_posted_events);
+}

@@ -1,0 +1,327 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+#include "http/ngx_http_idempotency.h"
+
+
+static void ngx_http_idempotency_evidence(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete,
+    ngx_idem_evidence_t *ev);
+static ngx_http_upstream_state_t *ngx_http_idempotency_last_asked(
+    ngx_http_request_t *r, ngx_idem_evidence_t *ev);
+static void ngx_http_idempotency_outcome(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_fate_e fate, uint32_t ttl_s);
+static void ngx_http_idempotency_settled(ngx_http_idempotency_ctx_t *ctx);
+static void ngx_http_idempotency_renew_handler(ngx_event_t *ev);
+static void ngx_http_idempotency_renew_again(ngx_http_idempotency_ctx_t *ctx);
+
+
+ngx_idem_fate_e
+ngx_http_idempotency_fate(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete, uint32_t *ttl_s)
+{
+    ngx_idem_evidence_t  ev;
+
+    ngx_http_idempotency_evidence(r, ctx, complete, &ev);
+
+    return ngx_idem_policy_fate(&ev, &ctx->ilcf->lifetimes, ttl_s);
+}
+
+
+/*
+ * What is known of the upstreams.  u->header_sent says that the answer at
+ * hand is theirs; without it the page was made by nginx or by somebody else,
+ * and header_time tells whether the last one asked had answered before that.
+ */
+
+static void
+ngx_http_idempotency_evidence(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete,
+    ngx_idem_evidence_t *ev)
+{
+    ngx_http_upstream_t        *u;
+    ngx_http_upstream_state_t  *last;
+
+    ngx_memzero(ev, sizeof(ngx_idem_evidence_t));
+
+    ev->final_status = (unsigned) ctx->response.status;
+    ev->complete = complete;
+
+    u = r->upstream;
+
+    if (u == NULL) {
+        ev->sent = ctx->handled;
+        return;
+    }
+
+    ev->asked = 1;
+
+    last = ngx_http_idempotency_last_asked(r, ev);
+
+    if (u->peer.connection && u->peer.connection->sent) {
+        ev->sent = 1;
+    }
+
+    if (u == ctx->cut) {
+        return;
+    }
+
+    if (u->header_sent) {
+        ev->answered = complete;
+        ev->upstream_status = (unsigned) u->headers_in.status_n;
+        return;
+    }
+
+    if (last && last->header_time != (ngx_msec_t) -1) {
+        ev->answered = 1;
+        ev->upstream_status = (unsigned) last->status;
+    }
+}
+
+
+/* A state without a peer only separates the upstreams of two locations. */
+
+static ngx_http_upstream_state_t *
+ngx_http_idempotency_last_asked(ngx_http_request_t *r, ngx_idem_evidence_t *ev)
+{
+    ngx_uint_t                  i;
+    ngx_http_upstream_state_t  *state, *last;
+
+    last = NULL;
+
+    if (r->upstream_states == NULL) {
+        return NULL;
+    }
+
+    state = r->upstream_states->elts;
+
+    for (i = 0; i < r->upstream_states->nelts; i++) {
+
+        if (state[i].bytes_sent) {
+            ev->sent = 1;
+        }
+
+        if (state[i].peer) {
+            last = &state[i];
+        }
+    }
+
+    return last;
+}
+
+
+void
+ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_fate_e fate, uint32_t ttl_s)
+{
+    ngx_int_t          rc;
+    ngx_idem_store_t  *st;
+
+    st = ctx->ilcf->store;
+
+    if (ctx->event.timer_set) {
+        ngx_del_timer(&ctx->event);
+    }
+
+    if (fate == NGX_IDEM_FATE_RELEASE) {
+        rc = st->verbs->release(st, &ctx->op);
+
+    } else {
+        ngx_http_idempotency_outcome(ctx, fate, ttl_s);
+        rc = st->verbs->complete(st, &ctx->op);
+    }
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
+
+    if (rc != NGX_OK) {
+        ngx_log_error(NGX_LOG_ERR, ctx->request->connection->log, 0,
+                      "idempotency zone \"%V\" did not take an outcome",
+                      &st->name);
+        return;
+    }
+
+    ngx_http_idempotency_settled(ctx);
+}
+
+
+/*
+ * A response that was not collected is unstored; one that a dry run did not
+ * collect on purpose, and would have kept, is marked so.
+ */
+
+static void
+ngx_http_idempotency_outcome(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_fate_e fate, uint32_t ttl_s)
+{
+    ngx_idem_outcome_t  *oc;
+
+    oc = &ctx->op.outcome;
+
+    ngx_memzero(oc, sizeof(ngx_idem_outcome_t));
+
+    oc->status = (uint16_t) ctx->response.status;
+    oc->ttl_s = ttl_s;
+
+    if (fate == NGX_IDEM_FATE_UNKNOWN) {
+        oc->state = NGX_IDEM_STATE_UNKNOWN;
+        oc->ttl_s = ctx->op.unknown_s;
+        return;
+    }
+
+    if (ctx->op.record) {
+        oc->state = NGX_IDEM_STATE_DONE;
+        return;
+    }
+
+    oc->state = NGX_IDEM_STATE_UNSTORED;
+    oc->dry = ctx->ilcf->dry_run
+              && ctx->response.size <= ctx->ilcf->max_response;
+}
+
+
+static void
+ngx_http_idempotency_settled(ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_log_t         *log;
+    ngx_idem_store_t  *st;
+
+    st = ctx->ilcf->store;
+    log = ctx->request->connection->log;
+
+    switch (ctx->op.verdict) {
+
+    case NGX_IDEM_DONE:
+        ngx_idem_stat_add(st, NGX_IDEM_STAT_DONE);
+        return;
+
+    case NGX_IDEM_UNSTORED:
+        ngx_idem_stat_add(st, NGX_IDEM_STAT_UNSTORED);
+        ngx_log_error(NGX_LOG_INFO, log, 0,
+                      "idempotency: the response was not stored");
+        return;
+
+    case NGX_IDEM_ABSENT:
+        ngx_idem_stat_add(st, NGX_IDEM_STAT_RELEASED);
+        return;
+
+    case NGX_IDEM_UNKNOWN:
+        ngx_idem_stat_add(st, NGX_IDEM_STAT_UNKNOWN);
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "idempotency: the outcome of the request is unknown");
+        return;
+
+    case NGX_IDEM_LOST:
+        ngx_idem_stat_add(st, NGX_IDEM_STAT_LOST);
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "idempotency: the lease had ended, "
+                      "the outcome was not recorded");
+        return;
+
+    case NGX_IDEM_OWNED:
+    case NGX_IDEM_BUSY:
+    case NGX_IDEM_MISMATCH:
+    case NGX_IDEM_FULL:
+        break;
+    }
+
+    ngx_log_error(NGX_LOG_ALERT, log, 0,
+                  "idempotency outcome got verdict %d", ctx->op.verdict);
+}
+
+
+/*
+ * However the request ends, this runs: after the upstream's own cleanup,
+ * which has counted what it sent, and before the access log is written.
+ */
+
+void
+ngx_http_idempotency_cleanup(void *data)
+{
+    uint32_t                     ttl_s;
+    ngx_idem_fate_e              fate;
+    ngx_idem_store_t            *st;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = data;
+    st = ctx->ilcf->store;
+
+    if (ctx->request->connection->error) {
+        ctx->gone = 1;
+    }
+
+    switch (ctx->state) {
+
+    case NGX_HTTP_IDEMPOTENCY_WAITING:
+        st->verbs->cancel(st, &ctx->op);
+        break;
+
+    case NGX_HTTP_IDEMPOTENCY_OWNED:
+    case NGX_HTTP_IDEMPOTENCY_CAPTURING:
+    case NGX_HTTP_IDEMPOTENCY_PASSING:
+        fate = ngx_http_idempotency_fate(ctx->request, ctx, 0, &ttl_s);
+        ngx_http_idempotency_settle(ctx, fate, ttl_s);
+        break;
+
+    case NGX_HTTP_IDEMPOTENCY_SEEN:
+    case NGX_HTTP_IDEMPOTENCY_READING:
+    case NGX_HTTP_IDEMPOTENCY_READY:
+    case NGX_HTTP_IDEMPOTENCY_SETTLED:
+    case NGX_HTTP_IDEMPOTENCY_REPLAYING:
+    case NGX_HTTP_IDEMPOTENCY_REJECTED:
+    case NGX_HTTP_IDEMPOTENCY_ALOOF:
+        break;
+    }
+
+    if (ctx->event.timer_set) {
+        ngx_del_timer(&ctx->event);
+    }
+}
+
+
+/* Cancelable: the timer alone must not keep a worker that shuts down. */
+
+void
+ngx_http_idempotency_renew_start(ngx_http_idempotency_ctx_t *ctx)
+{
+    ctx->event.handler = ngx_http_idempotency_renew_handler;
+    ctx->event.data = ctx;
+    ctx->event.log = ctx->request->connection->log;
+    ctx->event.cancelable = 1;
+
+    ngx_http_idempotency_renew_again(ctx);
+}
+
+
+static void
+ngx_http_idempotency_renew_handler(ngx_event_t *ev)
+{
+    ngx_idem_store_t            *st;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = ev->data;
+    st = ctx->ilcf->store;
+
+    if (st->verbs->renew(st, &ctx->op) == NGX_OK
+        && ctx->op.verdict == NGX_IDEM_LOST)
+    {
+        ngx_log_error(NGX_LOG_WARN, ev->log, 0,
+                      "idempotency: the lease ended while the request runs");
+        return;
+    }
+
+    ngx_http_idempotency_renew_again(ctx);
+}
+
+
+static void
+ngx_http_idempotency_renew_again(ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_msec_t  third;
+
+    third = ctx->ilcf->lease / 3;
+
+    ngx_add_timer(&ctx->event, ngx_max(third, 1));
+}

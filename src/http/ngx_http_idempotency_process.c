@@ -1,0 +1,136 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+#include "http/ngx_http_idempotency.h"
+
+#include <openssl/rand.h>
+
+#include "store/ngx_idem_zone.h"
+
+
+/* Bytes that one call of the generator is good for: 256 claims. */
+
+#define NGX_HTTP_IDEMPOTENCY_ENTROPY  4096
+
+
+static void ngx_http_idempotency_free_crypto(void *data);
+static void ngx_http_idempotency_wake_handler(void *data);
+
+
+/* SHA-256 is looked up once, as each look-up costs more than a digest. */
+
+ngx_int_t
+ngx_http_idempotency_init_crypto(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf)
+{
+    ngx_pool_cleanup_t  *cln;
+
+    cln = ngx_pool_cleanup_add(cf->pool, 0);
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    cln->handler = ngx_http_idempotency_free_crypto;
+    cln->data = imcf;
+
+    imcf->sha256 = ngx_http_idempotency_sha256();
+    imcf->digest = EVP_MD_CTX_new();
+    imcf->entropy = ngx_palloc(cf->pool, NGX_HTTP_IDEMPOTENCY_ENTROPY);
+
+    if (imcf->sha256 == NULL
+        || imcf->digest == NULL
+        || imcf->entropy == NULL)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "idempotency: SHA-256 is not available");
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_http_idempotency_free_crypto(void *data)
+{
+    ngx_http_idempotency_main_conf_t  *imcf = data;
+
+    EVP_MD_CTX_free(imcf->spare);
+    EVP_MD_CTX_free(imcf->digest);
+    ngx_http_idempotency_sha256_free(imcf->sha256);
+}
+
+
+/* What the master may have drawn before the fork is known to all workers. */
+
+ngx_int_t
+ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
+{
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_http_cycle_get_module_main_conf(cycle,
+                                               ngx_http_idempotency_module);
+
+    if (imcf == NULL || imcf->worker == NULL) {
+        return NGX_OK;
+    }
+
+    imcf->nentropy = 0;
+
+    return ngx_idem_worker_init(imcf->worker, cycle,
+                                ngx_http_idempotency_wake_handler, imcf);
+}
+
+
+void
+ngx_http_idempotency_exit_process(ngx_cycle_t *cycle)
+{
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_http_cycle_get_module_main_conf(cycle,
+                                               ngx_http_idempotency_module);
+
+    if (imcf && imcf->worker) {
+        ngx_idem_worker_exit(imcf->worker);
+    }
+}
+
+
+static void
+ngx_http_idempotency_wake_handler(void *data)
+{
+    ngx_http_idempotency_main_conf_t *imcf = data;
+
+    ngx_uint_t          i;
+    ngx_idem_store_t  **st;
+
+    st = imcf->stores.elts;
+
+    for (i = 0; i < imcf->stores.nelts; i++) {
+        ngx_idem_zone_tick(st[i]);
+    }
+}
+
+
+ngx_int_t
+ngx_http_idempotency_random(ngx_http_idempotency_main_conf_t *imcf, u_char *p,
+    size_t n)
+{
+    if (imcf->nentropy < n) {
+
+        if (RAND_bytes(imcf->entropy, NGX_HTTP_IDEMPOTENCY_ENTROPY) != 1) {
+            return NGX_ERROR;
+        }
+
+        imcf->nentropy = NGX_HTTP_IDEMPOTENCY_ENTROPY;
+    }
+
+    imcf->nentropy -= n;
+
+    ngx_memcpy(p, imcf->entropy + imcf->nentropy, n);
+
+    return NGX_OK;
+}
