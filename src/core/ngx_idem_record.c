@@ -173,7 +173,7 @@ ngx_idem_record_get_kind(ngx_idem_span_t *in, ngx_idem_field_e *kind)
 
     if (!ngx_idem_record_get_bytes(in, 1, &byte)
         || byte.data[0] < NGX_IDEM_FIELD_HEADER
-        || byte.data[0] > NGX_IDEM_FIELD_LOCATION)
+        || byte.data[0] > NGX_IDEM_FIELD_MODIFIED)
     {
         return 0;
     }

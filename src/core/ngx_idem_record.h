@@ -40,7 +40,8 @@ typedef enum {
     NGX_IDEM_FIELD_REASON,          /* status line as sent: "200 Fine" */
     NGX_IDEM_FIELD_LENGTH,          /* Content-Length of an answer without a
                                        body, in decimal */
-    NGX_IDEM_FIELD_LOCATION         /* a path that nginx makes absolute */
+    NGX_IDEM_FIELD_LOCATION,        /* a path that nginx makes absolute */
+    NGX_IDEM_FIELD_MODIFIED         /* a time that nginx makes a field of */
 } ngx_idem_field_e;
 
 

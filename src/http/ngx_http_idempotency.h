@@ -172,6 +172,7 @@ typedef struct {
     ngx_chain_t              **last;            /* end of body */
     ngx_buf_t                 *room;            /* with bytes left in body */
     size_t                     size;            /* of body */
+    off_t                      announced;       /* size, -1: not told */
     ngx_uint_t                 status;
 } ngx_http_idempotency_response_t;
 
@@ -193,6 +194,8 @@ typedef struct {
 
     ngx_uint_t                 ahead;           /* fields before the claim */
     ngx_http_handler_pt        content_handler; /* the one we stand before */
+    void                     (*finalize)(ngx_http_request_t *r,
+                                         ngx_int_t rc); /* the upstream's */
     ngx_http_upstream_t       *cut;             /* its answer broke off */
     ngx_http_idempotency_response_t  response;
 
@@ -277,6 +280,13 @@ void ngx_http_idempotency_digest_free(ngx_http_idempotency_ctx_t *ctx);
 
 void ngx_http_idempotency_filter_init(void);
 
+/*
+ * The answer of the upstream broke off: what was taken of it is dropped.
+ * Returns the status to finalize the request with.
+ */
+ngx_int_t ngx_http_idempotency_cut(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
 
 /* ngx_http_idempotency_outcome.c: how a claim ends */
 
@@ -316,6 +326,9 @@ ngx_int_t ngx_http_idempotency_encode_fields(ngx_http_request_t *r,
  * is no body to count (HEAD, 204, 304), unknown if trailers follow.
  */
 void ngx_http_idempotency_set_length(ngx_http_request_t *r, size_t size);
+
+/* Whether the length of the answer is not that of a body to come. */
+ngx_uint_t ngx_http_idempotency_bodiless(ngx_http_request_t *r);
 
 ngx_uint_t ngx_http_idempotency_count_fields(ngx_list_t *list);
 

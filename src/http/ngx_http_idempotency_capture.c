@@ -13,8 +13,6 @@ static ngx_int_t ngx_http_idempotency_body_filter(ngx_http_request_t *r,
 static ngx_int_t ngx_http_idempotency_capture(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_uint_t ngx_http_idempotency_streams(ngx_http_request_t *r);
-static ngx_uint_t ngx_http_idempotency_too_large(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_collect(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
 static ngx_int_t ngx_http_idempotency_append(ngx_http_request_t *r,
@@ -27,7 +25,7 @@ static void ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
     ngx_chain_t *in);
-static ngx_int_t ngx_http_idempotency_cut(ngx_http_request_t *r,
+static ngx_int_t ngx_http_idempotency_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_finish(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
@@ -78,6 +76,8 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
     ngx_memzero(&ctx->response, sizeof(ngx_http_idempotency_response_t));
     ctx->response.last = &ctx->response.body;
     ctx->response.status = r->headers_out.status;
+    ctx->response.announced = ngx_http_idempotency_bodiless(r)
+                                  ? -1 : r->headers_out.content_length_n;
 
     if (ctx->ilcf->dry_run) {
         return ngx_http_idempotency_pass_header(r, ctx);
@@ -117,7 +117,7 @@ ngx_http_idempotency_capture(ngx_http_request_t *r,
     r->allow_ranges = 0;
 
     if (ngx_http_idempotency_streams(r)
-        || ngx_http_idempotency_too_large(r, ctx)
+        || ctx->response.announced > (off_t) ctx->ilcf->max_response
         || ngx_http_idempotency_encode_fields(r, ctx) != NGX_OK)
     {
         ngx_http_idempotency_let_pass(r, ctx);
@@ -182,19 +182,6 @@ ngx_http_idempotency_streams(ngx_http_request_t *r)
 }
 
 
-/* The length of an answer to HEAD is not that of what comes. */
-
-static ngx_uint_t
-ngx_http_idempotency_too_large(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx)
-{
-    return r->method != NGX_HTTP_HEAD
-           && r->headers_out.status != NGX_HTTP_NOT_MODIFIED
-           && r->headers_out.content_length_n
-              > (off_t) ctx->ilcf->max_response;
-}
-
-
 /*
  * The body: always consumed, so that the client's pace is not the upstream's.
  */
@@ -219,7 +206,7 @@ ngx_http_idempotency_collect(ngx_http_request_t *r,
         }
 
         if (b->last_buf) {
-            return ngx_http_idempotency_finish(r, ctx);
+            return ngx_http_idempotency_end(r, ctx);
         }
     }
 
@@ -281,8 +268,8 @@ ngx_http_idempotency_room(ngx_http_request_t *r,
 
     left = ctx->ilcf->max_response - rs->size;
 
-    if (rs->room == NULL && r->headers_out.content_length_n > 0) {
-        size = (size_t) r->headers_out.content_length_n;
+    if (rs->room == NULL && rs->announced > 0) {
+        size = (size_t) rs->announced;
 
     } else {
         size = ngx_max(need, ngx_min(ngx_max(rs->size, ngx_pagesize),
@@ -386,7 +373,7 @@ ngx_http_idempotency_is_cut(ngx_http_request_t *r, ngx_chain_t *in)
  * error_page may still lead to an upstream that carries the request out.
  */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_idempotency_cut(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
@@ -401,6 +388,20 @@ ngx_http_idempotency_cut(ngx_http_request_t *r,
     ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_OWNED);
 
     return NGX_HTTP_BAD_GATEWAY;
+}
+
+
+/* Not every protocol's end of a body says that it was whole. */
+
+static ngx_int_t
+ngx_http_idempotency_end(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    if (ctx->response.announced > (off_t) ctx->response.size) {
+        return ngx_http_idempotency_cut(r, ctx);
+    }
+
+    return ngx_http_idempotency_finish(r, ctx);
 }
 
 

@@ -57,9 +57,17 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
         return;
     }
 
-    ev->asked = 1;
-
     last = ngx_http_idempotency_last_asked(r, ev);
+
+#if (NGX_HTTP_CACHE)
+
+    if (r->cached && last == NULL) {
+        return;
+    }
+
+#endif
+
+    ev->asked = 1;
 
     if (u->peer.connection && u->peer.connection->sent) {
         ev->sent = 1;

@@ -80,8 +80,18 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
 
     imcf->nentropy = 0;
 
-    return ngx_idem_worker_init(imcf->worker, cycle,
-                                ngx_http_idempotency_wake_handler, imcf);
+    if (ngx_idem_worker_init(imcf->worker, cycle,
+                             ngx_http_idempotency_wake_handler, imcf)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    /* a worker in whose place this one begins may have left claims */
+
+    ngx_http_idempotency_wake_handler(imcf);
+
+    return NGX_OK;
 }
 
 

@@ -11,9 +11,14 @@ static ngx_int_t ngx_http_idempotency_list_fields(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_array_t *fields);
 static ngx_int_t ngx_http_idempotency_list_length(ngx_http_request_t *r,
     ngx_array_t *fields);
+static ngx_int_t ngx_http_idempotency_list_modified(ngx_http_request_t *r,
+    ngx_array_t *fields);
 static ngx_int_t ngx_http_idempotency_list_headers(ngx_http_request_t *r,
     ngx_list_t *headers, ngx_uint_t skip, ngx_idem_field_e kind,
-    ngx_idem_fields_conf_t *conf, ngx_array_t *fields);
+    ngx_http_idempotency_loc_conf_t *ilcf, ngx_array_t *fields);
+static ngx_uint_t ngx_http_idempotency_keeps(
+    ngx_http_idempotency_loc_conf_t *ilcf, ngx_str_t *name,
+    ngx_str_t *connection);
 static ngx_int_t ngx_http_idempotency_connection(ngx_http_request_t *r,
     ngx_str_t *value);
 static ngx_int_t ngx_http_idempotency_push_field(ngx_array_t *fields,
@@ -75,7 +80,7 @@ ngx_http_idempotency_encode(ngx_http_request_t *r,
         != NGX_OK
         || ngx_http_idempotency_list_headers(r, &r->headers_out.trailers, 0,
                                              NGX_IDEM_FIELD_TRAILER,
-                                             &ctx->ilcf->fields, &trailers)
+                                             ctx->ilcf, &trailers)
            != NGX_OK)
     {
         return NGX_ERROR;
@@ -113,16 +118,21 @@ ngx_http_idempotency_set_length(ngx_http_request_t *r, size_t size)
         return;
     }
 
-    if (size == 0
-        && (r->method == NGX_HTTP_HEAD
-            || r->headers_out.status == NGX_HTTP_NO_CONTENT
-            || r->headers_out.status == NGX_HTTP_NOT_MODIFIED))
-    {
+    if (size == 0 && ngx_http_idempotency_bodiless(r)) {
         return;
     }
 
     ngx_http_clear_content_length(r);
     r->headers_out.content_length_n = size;
+}
+
+
+ngx_uint_t
+ngx_http_idempotency_bodiless(ngx_http_request_t *r)
+{
+    return r->method == NGX_HTTP_HEAD
+           || r->headers_out.status == NGX_HTTP_NO_CONTENT
+           || r->headers_out.status == NGX_HTTP_NOT_MODIFIED;
 }
 
 
@@ -146,7 +156,8 @@ ngx_http_idempotency_list_fields(ngx_http_request_t *r,
         || ngx_http_idempotency_push_field(fields, NGX_IDEM_FIELD_TYPE, NULL,
                                            &ho->content_type)
            != NGX_OK
-        || ngx_http_idempotency_list_length(r, fields) != NGX_OK)
+        || ngx_http_idempotency_list_length(r, fields) != NGX_OK
+        || ngx_http_idempotency_list_modified(r, fields) != NGX_OK)
     {
         return NGX_ERROR;
     }
@@ -161,7 +172,7 @@ ngx_http_idempotency_list_fields(ngx_http_request_t *r,
 
     return ngx_http_idempotency_list_headers(r, &ho->headers, ctx->ahead,
                                              NGX_IDEM_FIELD_HEADER,
-                                             &ctx->ilcf->fields, fields);
+                                             ctx->ilcf, fields);
 }
 
 
@@ -171,8 +182,7 @@ ngx_http_idempotency_list_length(ngx_http_request_t *r, ngx_array_t *fields)
     ngx_str_t  length;
 
     if (r->headers_out.content_length_n < 0
-        || (r->method != NGX_HTTP_HEAD
-            && r->headers_out.status != NGX_HTTP_NOT_MODIFIED))
+        || !ngx_http_idempotency_bodiless(r))
     {
         return NGX_OK;
     }
@@ -191,12 +201,39 @@ ngx_http_idempotency_list_length(ngx_http_request_t *r, ngx_array_t *fields)
 }
 
 
+/* A file has a time, which becomes a field on the way out only. */
+
+static ngx_int_t
+ngx_http_idempotency_list_modified(ngx_http_request_t *r, ngx_array_t *fields)
+{
+    ngx_str_t  value;
+
+    if (r->headers_out.last_modified
+        || r->headers_out.last_modified_time == -1)
+    {
+        return NGX_OK;
+    }
+
+    value.data = ngx_pnalloc(r->pool,
+                             sizeof("Mon, 28 Sep 1970 06:00:00 GMT") - 1);
+    if (value.data == NULL) {
+        return NGX_ERROR;
+    }
+
+    value.len = ngx_http_time(value.data, r->headers_out.last_modified_time)
+                - value.data;
+
+    return ngx_http_idempotency_push_field(fields, NGX_IDEM_FIELD_MODIFIED,
+                                           NULL, &value);
+}
+
+
 /* What stood there before the claim belongs to each request, and is skipped. */
 
 static ngx_int_t
 ngx_http_idempotency_list_headers(ngx_http_request_t *r, ngx_list_t *headers,
-    ngx_uint_t skip, ngx_idem_field_e kind, ngx_idem_fields_conf_t *conf,
-    ngx_array_t *fields)
+    ngx_uint_t skip, ngx_idem_field_e kind,
+    ngx_http_idempotency_loc_conf_t *ilcf, ngx_array_t *fields)
 {
     ngx_str_t         connection, *name;
     ngx_uint_t        i, local;
@@ -219,9 +256,7 @@ ngx_http_idempotency_list_headers(ngx_http_request_t *r, ngx_list_t *headers,
             }
 
             if (h[i].hash == 0
-                || !ngx_idem_policy_keeps(
-                                    ngx_http_idempotency_span(&h[i].key), conf,
-                                    ngx_http_idempotency_span(&connection)))
+                || !ngx_http_idempotency_keeps(ilcf, &h[i].key, &connection))
             {
                 continue;
             }
@@ -242,6 +277,28 @@ ngx_http_idempotency_list_headers(ngx_http_request_t *r, ngx_list_t *headers,
     }
 
     return NGX_OK;
+}
+
+
+/* Nobody but us says what a replay is. */
+
+static ngx_uint_t
+ngx_http_idempotency_keeps(ngx_http_idempotency_loc_conf_t *ilcf,
+    ngx_str_t *name, ngx_str_t *connection)
+{
+    ngx_str_t  *marker;
+
+    marker = &ilcf->replay_header->name;
+
+    if (name->len == marker->len
+        && ngx_strncasecmp(name->data, marker->data, name->len) == 0)
+    {
+        return 0;
+    }
+
+    return ngx_idem_policy_keeps(ngx_http_idempotency_span(name),
+                                 &ilcf->fields,
+                                 ngx_http_idempotency_span(connection));
 }
 
 

@@ -422,5 +422,12 @@ ngx_http_idempotency_send_problem(ngx_http_request_t *r,
 
     r->err_status = 0;
 
+    if (pr->status == 422) {
+
+        /* nginx has no reason phrase for it */
+
+        ngx_str_set(&r->headers_out.status_line, "422 Unprocessable Content");
+    }
+
     return ngx_http_send_response(r, pr->status, &type, &cv);
 }

@@ -178,6 +178,11 @@ ngx_http_idempotency_restore_field(ngx_http_request_t *r, ngx_idem_field_t *f)
 
     case NGX_IDEM_FIELD_LOCATION:
         return ngx_http_idempotency_restore_location(r, &value);
+
+    case NGX_IDEM_FIELD_MODIFIED:
+        r->headers_out.last_modified_time = ngx_parse_http_time(value.data,
+                                                                value.len);
+        return NGX_OK;
     }
 
     return NGX_ERROR;

@@ -7,7 +7,9 @@
 #include "http/ngx_http_idempotency.h"
 
 
+static void ngx_http_idempotency_stay(ngx_http_request_t *r);
 static void ngx_http_idempotency_read_event(ngx_http_request_t *r);
+static void ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc);
 
 
 /*
@@ -25,25 +27,44 @@ void
 ngx_http_idempotency_shield(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
-    ngx_http_upstream_t       *u;
-    ngx_http_upstream_conf_t  *conf;
+    ngx_http_upstream_t  *u;
 
     u = r->upstream;
 
-    if (u == NULL || u->conf == NULL || u->conf->ignore_client_abort) {
+    if (u == NULL
+        || u->cleanup == NULL
+        || u->finalize_request == ngx_http_idempotency_finalize)
+    {
         return;
     }
+
+    ctx->finalize = u->finalize_request;
+    u->finalize_request = ngx_http_idempotency_finalize;
+
+    if (u->conf && !u->conf->ignore_client_abort) {
+        ngx_http_idempotency_stay(r);
+    }
+}
+
+
+static void
+ngx_http_idempotency_stay(ngx_http_request_t *r)
+{
+    ngx_http_upstream_t       *u;
+    ngx_http_upstream_conf_t  *conf;
 
     conf = ngx_palloc(r->pool, sizeof(ngx_http_upstream_conf_t));
     if (conf == NULL) {
         return;
     }
 
+    u = r->upstream;
+
     *conf = *u->conf;
     conf->ignore_client_abort = 1;
     u->conf = conf;
 
-    if (u->cleanup && !u->header_sent) {
+    if (!u->header_sent) {
         r->read_event_handler = ngx_http_idempotency_read_event;
         r->write_event_handler = ngx_http_request_empty_handler;
     }
@@ -74,4 +95,32 @@ ngx_http_idempotency_read_event(ngx_http_request_t *r)
     }
 
     ngx_http_block_reading(r);
+}
+
+
+/*
+ * An upstream module that gives up in the middle of a body, as on a broken
+ * chunk, has the request terminated without a word.  Nothing of the answer
+ * was sent yet, so the client can be told before that.
+ */
+
+static void
+ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc)
+{
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = ngx_http_idempotency_ctx(r);
+
+    ctx->finalize(r, rc);
+
+    if (rc == NGX_ERROR
+        && r->upstream->header_sent
+        && ctx->state == NGX_HTTP_IDEMPOTENCY_CAPTURING
+        && !r->connection->error)
+    {
+        r->keepalive = 0;
+
+        (void) ngx_http_special_response_handler(r,
+                                            ngx_http_idempotency_cut(r, ctx));
+    }
 }

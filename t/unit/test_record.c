@@ -23,7 +23,7 @@
 #define CORRUPT  NGX_IDEM_RECORD_CORRUPT
 
 /* bytes of the golden record before its body */
-#define HEAD     94
+#define HEAD     126
 
 
 typedef struct {
@@ -58,14 +58,16 @@ static const ngx_idem_field_t  fields[] = {
     { NGX_IDEM_FIELD_CHARSET, { NULL, 0 }, span("utf-8") },
     { NGX_IDEM_FIELD_REASON, { NULL, 0 }, span("201 OK") },
     { NGX_IDEM_FIELD_LENGTH, { NULL, 0 }, span("1234") },
-    { NGX_IDEM_FIELD_LOCATION, { NULL, 0 }, span("/pay/9/") }
+    { NGX_IDEM_FIELD_LOCATION, { NULL, 0 }, span("/pay/9/") },
+    { NGX_IDEM_FIELD_MODIFIED, { NULL, 0 },
+      span("Mon, 28 Sep 1970 06:00:00 GMT") }
 };
 
 
 static const ngx_idem_span_t  golden = span(
     "\x01"                              /* version */
     "\xc9\x01"                          /* status 201 */
-    "\x5a"                              /* 90 bytes of fields */
+    "\x7a"                              /* 122 bytes of fields */
     "\x01\x08\x06" "Location" "/pay/7"
     "\x01\x07\x00" "X-Empty"
     "\x02\x06\x01" "Digest" "x"
@@ -74,6 +76,7 @@ static const ngx_idem_span_t  golden = span(
     "\x05\x00\x06" "201 OK"
     "\x06\x00\x04" "1234"
     "\x07\x00\x07" "/pay/9/"
+    "\x08\x00\x1d" "Mon, 28 Sep 1970 06:00:00 GMT"
     "{\"receipt\": 7}");
 
 
@@ -105,7 +108,7 @@ static const test_case_t  cases[] = {
     { span("\x01\xc8\x01\x80\x80\x80\x80\x80\x01"), CORRUPT,
       "a length of six bytes" },
     { span("\x01\xc8\x01\x04\x00\x00\x01x"), CORRUPT, "kind 0" },
-    { span("\x01\xc8\x01\x04\x08\x00\x01x"), CORRUPT, "kind 8" },
+    { span("\x01\xc8\x01\x04\x09\x00\x01x"), CORRUPT, "kind 9" },
     { span("\x01\xc8\x01\x04\xff\x00\x01x"), CORRUPT, "kind 255" },
     { span("\x01\xc8\x01\x04\x01\x00\x01x"), CORRUPT,
       "a header without a name" },
@@ -120,6 +123,8 @@ static const test_case_t  cases[] = {
       "a length with a name" },
     { span("\x01\xc8\x01\x05\x07\x01\x01nx"), CORRUPT,
       "a location with a name" },
+    { span("\x01\xc8\x01\x05\x08\x01\x01nx"), CORRUPT,
+      "a time with a name" },
     { span("\x01\xc8\x01\x01\x01"), CORRUPT, "a kind alone" },
     { span("\x01\xc8\x01\x02\x01\x01"), CORRUPT, "no length of the value" },
     { span("\x01\xc8\x01\x04\x01\x02\x00n" "body"), CORRUPT,
