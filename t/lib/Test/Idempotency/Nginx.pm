@@ -1,0 +1,444 @@
+package Test::Idempotency::Nginx;
+
+# An nginx of a test's own: its directory, its configuration, its processes
+# and its log.
+
+use strict;
+use warnings;
+
+use File::Basename qw(dirname);
+use File::Path qw(make_path);
+use File::Spec;
+use File::Temp;
+use IO::Socket::INET;
+use POSIX qw(WNOHANG);
+
+use Test::Idempotency::Deadline;
+
+use constant STARTS => 5;
+
+
+# Options: those of Test::Idempotency->new, and directives.
+
+sub new {
+    my ($class, %o) = @_;
+
+    my $keep = $ENV{IDEMPOTENCY_KEEP} ? 1 : 0;
+    my $dir = File::Temp->newdir('idempotency-XXXXXX', TMPDIR => 1,
+                                 CLEANUP => !$keep);
+    print STDERR "# kept: $dir\n" if $keep;
+
+    my $self = bless { dir => $dir, allowed => [], owner => $$,
+                       workers => 2, zone => 'zone=payments:1m', module => 1,
+                       upstreams => {}, %o }, $class;
+
+    mkdir "$dir/html" or die "$dir: $!\n";
+    $self->write_file($_, $o{files}{$_}) for keys %{ $o{files} || {} };
+
+    return $self;
+}
+
+
+sub dir         { return "$_[0]{dir}" }
+sub port        { return $_[0]{port} }
+sub http2_port  { return $_[0]{http2_port} }
+sub status_port { return $_[0]{status_port} }
+
+
+sub write_file {
+    my ($self, $name, $text) = @_;
+
+    my $file = "$self->{dir}/$name";
+
+    make_path(dirname($file));
+    open my $out, '>:raw', $file or die "$file: $!\n";
+    print {$out} $text;
+    close $out or die "$file: $!\n";
+
+    return $file;
+}
+
+
+sub read_file {
+    my ($self, $name) = @_;
+
+    open my $in, '<:raw', "$self->{dir}/$name" or return '';
+    local $/;
+
+    return scalar(<$in>) // '';
+}
+
+
+# Other options from now on; they count with the next reload or start.
+
+sub change {
+    my ($self, %o) = @_;
+
+    @$self{ keys %o } = values %o;
+    $self->write_conf;
+
+    return;
+}
+
+
+sub write_conf {
+    my ($self) = @_;
+
+    $self->{"${_}port"} ||= _free_port() for '', 'http2_', 'status_';
+
+    return $self->write_file('nginx.conf', $self->_conf);
+}
+
+
+sub _conf {
+    my ($self) = @_;
+
+    my %o = (map({ $_ => '' } qw(main http server directives locations
+                                 location)), %$self);
+    my $dir = $self->dir;
+    my $user = $> == 0 ? 'user root;' : '';
+    my ($load, $zone, $status) = ('', '', '');
+
+    if ($o{module}) {
+        my $module = module_file();
+        $load = "load_module $module;" if $module;
+        $zone = join '', map { "idempotency_zone $_;\n    " }
+            ref $o{zone} ? @{ $o{zone} } : $o{zone} || ();
+        $status = 'idempotency_status;';
+    }
+
+    my $http2 = $o{http2} ? "listen 127.0.0.1:$o{http2_port} http2;" : '';
+    my $upstreams = join "\n", map {
+        "    upstream $_ { server 127.0.0.1:$o{upstreams}{$_} max_fails=0; }"
+    } sort keys %{ $o{upstreams} };
+
+    return <<"END";
+$user
+daemon off;
+worker_processes $o{workers};
+pid nginx.pid;
+error_log error.log @{[ $o{log} || 'info' ]};
+$o{main}
+$load
+events {
+    worker_connections 512;
+}
+
+http {
+    access_log off;
+    client_body_temp_path $dir/client_body;
+    proxy_temp_path $dir/proxy;
+    fastcgi_temp_path $dir/fastcgi;
+    uwsgi_temp_path $dir/uwsgi;
+    scgi_temp_path $dir/scgi;
+
+    $zone
+$o{http}
+$upstreams
+
+    server {
+        listen 127.0.0.1:$o{port};
+        $http2
+        server_name localhost;
+
+$o{directives}
+$o{server}
+
+        location / {
+            proxy_pass http://backend;
+$o{location}
+        }
+
+$o{locations}
+    }
+
+    server {
+        listen 127.0.0.1:$o{status_port};
+
+        location = /idempotency_status {
+            $status
+        }
+    }
+}
+END
+}
+
+
+sub _free_port {
+    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
+        or die "no free port: $!\n";
+
+    return $socket->sockport;
+}
+
+
+# Starts the master and waits for its workers.  Whoever took one of our ports
+# in between makes us take others.
+
+sub start {
+    my ($self) = @_;
+
+    for ( 1 .. STARTS ) {
+        $self->write_conf;
+        return $self if $self->_start;
+
+        last if $self->log !~ /bind\(\) to .* failed/;
+
+        delete @$self{qw(port http2_port status_port)};
+        unlink "$self->{dir}/error.log";
+    }
+
+    die "nginx did not start:\n" . $self->read_file('output') . $self->log;
+}
+
+
+sub _start {
+    my ($self) = @_;
+
+    my @command = $self->_command;
+    my $pid = fork // die "fork: $!\n";
+
+    if ($pid == 0) {
+        $self->_redirect;
+        exec @command or POSIX::_exit(127);
+    }
+
+    $self->{pid} = $pid;
+
+    return wait_for('workers start', sub {
+        return 'up' if $self->workers == $self->{workers};
+        return 'down' if waitpid($pid, WNOHANG) != 0;
+    }) eq 'up' || !delete $self->{pid};
+}
+
+
+sub _command {
+    my ($self, @more) = @_;
+
+    return (binary(), '-p', "$self->{dir}/", '-c', 'nginx.conf',
+            '-e', 'error.log', @more);
+}
+
+
+sub binary {
+    return $ENV{IDEMPOTENCY_NGINX} if $ENV{IDEMPOTENCY_NGINX};
+
+    my ($found) = grep { -x } map { "$_/nginx" }
+        split(/:/, $ENV{PATH}), '/usr/sbin';
+
+    return $found || die "nginx is not installed\n";
+}
+
+
+# The module under test; an empty name says that nginx has it built in.
+
+sub module_file {
+    my $file = $ENV{IDEMPOTENCY_MODULE}
+        // 'build/ngx_http_idempotency_module.so';
+    return if $file eq '';
+
+    die "$file: no such module\n" if !-f $file;
+
+    return File::Spec->rel2abs($file);
+}
+
+
+# In the child: what nginx says, and what a sanitizer says, goes to files.
+
+sub _redirect {
+    my ($self) = @_;
+
+    for (qw(ASAN_OPTIONS UBSAN_OPTIONS)) {
+        $ENV{$_} = join ':', $ENV{$_} || (), "log_path=$self->{dir}/sanitizer";
+    }
+
+    open STDIN, '<', '/dev/null';
+    open STDOUT, '>>', "$self->{dir}/output";
+    open STDERR, '>&', \*STDOUT;
+
+    return;
+}
+
+
+# What "nginx -t" says of the configuration: its status and its words.
+
+sub test_conf {
+    my ($self) = @_;
+
+    $self->write_conf;
+
+    my $pid = fork // die "fork: $!\n";
+
+    if ($pid == 0) {
+        $self->_redirect;
+        exec $self->_command('-t') or POSIX::_exit(127);
+    }
+
+    waitpid $pid, 0;
+
+    return ($?, $self->read_file('output'));
+}
+
+
+# The pids of the workers that take connections; of those that end their work.
+
+sub workers     { return $_[0]->_children(qr/^nginx: worker process\s*$/) }
+sub old_workers { return $_[0]->_children(qr/^nginx: worker process is sh/) }
+
+
+sub _children {
+    my ($self, $title) = @_;
+
+    my @pids;
+
+    return @pids if !$self->{pid};
+
+    for my $stat (glob '/proc/[0-9]*/stat') {
+        open my $in, '<', $stat or next;
+        my ($pid, $ppid) = (<$in> // '') =~ /^(\d+) .*\) \S (\d+)/s or next;
+        next if $ppid != $self->{pid};
+
+        open $in, '<', "/proc/$pid/cmdline" or next;
+        my $cmdline = <$in> // '';
+        $cmdline =~ tr/\0/ /;
+        push @pids, $pid if $cmdline =~ $title;
+    }
+
+    @pids = sort { $a <=> $b } @pids;
+
+    return @pids;
+}
+
+
+# Returns when the new generation serves and the old one has stopped to take
+# connections; it may still have work, see wait_for_old_workers.
+
+sub reload {
+    my ($self) = @_;
+
+    my %old = map { $_ => 1 } $self->workers;
+    my $mark = length $self->log;
+
+    kill 'HUP', $self->{pid};
+
+    wait_for('new workers', sub {
+        die "the reload was refused: $1\n"
+            if substr($self->log, $mark) =~ /(\[emerg\].*)/;
+
+        my @now = $self->workers;
+        return @now == $self->{workers} && !grep { $old{$_} } @now;
+    });
+
+    return $self;
+}
+
+
+sub wait_for_old_workers {
+    my ($self) = @_;
+
+    wait_for('old workers end', sub { !$self->old_workers });
+
+    return $self;
+}
+
+
+# A reload that fails with such a line in the log; returns the line.
+
+sub refuse_reload {
+    my ($self, $message) = @_;
+
+    $self->allow($message);
+
+    my $mark = length $self->log;
+
+    kill 'HUP', $self->{pid};
+
+    return wait_for("the reload is refused with $message", sub {
+        return (grep { $_ =~ $message }
+                split /\n/, substr $self->log, $mark)[0];
+    });
+}
+
+
+# Kills a worker (the first one) as a crash would; another one takes its place.
+
+sub kill_worker {
+    my ($self, $pid) = @_;
+
+    ($pid) = $self->workers if !$pid;
+    $self->allow(qr/worker process $pid exited on signal 9/);
+
+    kill 'KILL', $pid;
+
+    wait_for("a worker in place of $pid", sub {
+        my @now = $self->workers;
+        return @now == $self->{workers} && !grep { $_ == $pid } @now;
+    });
+
+    return $pid;
+}
+
+
+# Ends nginx, by QUIT if nothing else is said.  Returns undef if it did not end
+# in time and had to be killed, else its status, "0 but true" being the good.
+
+sub stop {
+    my ($self, $signal) = @_;
+
+    my $pid = delete $self->{pid} or return '0 but true';
+
+    kill $signal || 'QUIT', $pid;
+
+    return $? || '0 but true'
+        if eval { wait_for('', sub { waitpid($pid, WNOHANG) == $pid }) };
+
+    $self->{pid} = $pid;
+    kill 'KILL', $self->workers, $self->old_workers, $pid;
+    waitpid $pid, 0;
+    delete $self->{pid};
+
+    return;
+}
+
+
+sub log { return $_[0]->read_file('error.log') }
+
+
+# A line in the log that must not fail the test.
+
+sub allow {
+    my ($self, $message) = @_;
+
+    push @{ $self->{allowed} }, $message;
+
+    return;
+}
+
+
+# What must not stand in a log, and does.
+
+sub complaints {
+    my ($self) = @_;
+
+    my @lines = grep { /\[(alert|crit|emerg)\]/ } split /\n/, $self->log;
+
+    for my $message (@{ $self->{allowed} }) {
+        @lines = grep { $_ !~ $message } @lines;
+    }
+
+    return @lines;
+}
+
+
+sub sanitizer_reports {
+    my ($self) = @_;
+
+    my @reports = map { $self->read_file((File::Spec->splitpath($_))[2]) }
+        glob "$self->{dir}/sanitizer.*";
+
+    return @reports, grep { /Sanitizer|runtime error:/ }
+        split /\n/, $self->log . $self->read_file('output');
+}
+
+
+1;
