@@ -65,6 +65,19 @@ sub leaves {
 }
 
 
+# The upstream says something, and nginx has heard it.
+
+sub says {
+    my ($bytes) = @_;
+
+    $backend->send($bytes) if $bytes ne '';
+    $backend->requests;                 # sent by now
+    $t->zone;
+
+    return;
+}
+
+
 # The access log of a key: status and whether the client was gone.
 
 sub logged {
@@ -103,7 +116,7 @@ for my $path ('/', '/off/', '/kept/', '/unsent/') {
 
             my $client = $t->start_post(%request);
             $backend->wait_for_request;
-            $backend->send($begin) if $begin ne '';
+            says($begin);
             leaves($client, $how);
 
             is($backend->gone, 0, "$name: the upstream is not left");
@@ -165,8 +178,8 @@ my @streams = (
 #     location  the header                                        why
     [ '/',      "HTTP/1.1 200 OK\r\nX-Accel-Buffering: no\r\n",   'stream'  ],
     [ '/off/',  "HTTP/1.1 200 OK\r\nX-Accel-Buffering: no\r\n",   'stream'  ],
-    [ '/',      "HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n",  'large'   ],
-    [ '/off/',  "HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n",  'large'   ],
+    [ '/',      "HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n",  'large'   ],
+    [ '/off/',  "HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n",  'large'   ],
 );
 
 for (@streams) {
@@ -176,13 +189,12 @@ for (@streams) {
     my $gone = $backend->gone;
     my $client = $t->start_post(%request);
 
-    $backend->send("$header\r\n" . 'x' x 100000);
+    says("$header\r\n" . 'x' x 100000);
     $t->wait_until('counters.unstored' => $count + 1);
     leaves($client, 'reset');
 
     for (1 .. 3) {
-        $backend->send('x' x 100000);
-        $t->zone;
+        says('x' x 100000) if $backend->gone == $gone;
     }
 
     is($backend->gone, $gone, "$path: $why: the upstream is not left");
@@ -210,7 +222,7 @@ for my $when ('at the lock', 'behind the lock', 'in the body') {
     $ahead->response;
     $backend->wait_for_request;
     leaves($behind, 'reset') if $when eq 'behind the lock';
-    $backend->send("${header}rec");
+    says("${header}rec");
     leaves($behind, 'reset') if $when eq 'in the body';
 
     is($backend->gone, $gone, "$when: the upstream is not left");
@@ -264,7 +276,7 @@ SKIP: {
         my $client = $t->start_http2(%request);
 
         $backend->wait_for_request;
-        $backend->send($begin) if $begin ne '';
+        says($begin);
         leaves($client, 'close');
         is($backend->gone, $gone, "HTTP/2, $when: the upstream is not left");
         $backend->answer(0, '', raw => $rest);

@@ -196,6 +196,7 @@ typedef struct {
     ngx_http_handler_pt        content_handler; /* the one we stand before */
     void                     (*finalize)(ngx_http_request_t *r,
                                          ngx_int_t rc); /* the upstream's */
+    ngx_http_event_handler_pt  write_event_handler;     /* the upstream's */
     ngx_http_upstream_t       *cut;             /* its answer broke off */
     ngx_http_idempotency_response_t  response;
 
@@ -204,6 +205,7 @@ typedef struct {
     unsigned                   waited:1;
     unsigned                   last_try:1;      /* the wait is over */
     unsigned                   handled:1;       /* a content handler ran */
+    unsigned                   streaming:1;     /* on without the client */
     unsigned                   gone:1;          /* the client is */
 } ngx_http_idempotency_ctx_t;
 
@@ -313,6 +315,12 @@ void ngx_http_idempotency_cleanup(void *data);
 
 void ngx_http_idempotency_shield(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
+
+/* A response that passes: its client may stop to read, too. */
+void ngx_http_idempotency_guard_writer(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+void ngx_http_idempotency_client_gone(ngx_http_idempotency_ctx_t *ctx);
 
 
 /* ngx_http_idempotency_record.c: response <-> record */

@@ -33,10 +33,12 @@ static ngx_int_t ngx_http_idempotency_send(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_pass_header(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
-static ngx_int_t ngx_http_idempotency_pass_body(ngx_http_request_t *r,
+static void ngx_http_idempotency_pass_body(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
 static void ngx_http_idempotency_pass_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete);
+static ngx_int_t ngx_http_idempotency_stream(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
 
 
 static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
@@ -99,7 +101,11 @@ ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
     }
 
     if (ctx && ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING) {
-        return ngx_http_idempotency_pass_body(r, ctx, in);
+        ngx_http_idempotency_pass_body(r, ctx, in);
+    }
+
+    if (ctx && ctx->streaming) {
+        return ngx_http_idempotency_stream(r, ctx, in);
     }
 
     return ngx_http_next_body_filter(r, in);
@@ -335,6 +341,8 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     if (fate != NGX_IDEM_FATE_RELEASE) {
         ngx_http_idempotency_settle(ctx, fate, ttl_s);
     }
+
+    ctx->streaming = (r->upstream && !r->upstream->upgrade);
 }
 
 
@@ -479,11 +487,16 @@ ngx_http_idempotency_pass_header(ngx_http_request_t *r,
         ngx_http_idempotency_pass_end(r, ctx, 1);
     }
 
+    if (rc == NGX_ERROR && ctx->streaming) {
+        ngx_http_idempotency_client_gone(ctx);
+        return NGX_OK;
+    }
+
     return rc;
 }
 
 
-static ngx_int_t
+static void
 ngx_http_idempotency_pass_body(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in)
 {
@@ -502,8 +515,6 @@ ngx_http_idempotency_pass_body(ngx_http_request_t *r,
     if (ngx_http_idempotency_is_cut(r, in)) {
         ngx_http_idempotency_pass_end(r, ctx, 0);
     }
-
-    return ngx_http_next_body_filter(r, in);
 }
 
 
@@ -521,4 +532,40 @@ ngx_http_idempotency_pass_end(ngx_http_request_t *r,
     fate = ngx_http_idempotency_fate(r, ctx, complete, &ttl_s);
 
     ngx_http_idempotency_settle(ctx, fate, ttl_s);
+}
+
+
+/*
+ * A response on its way to a client that may leave: the upstream is not to
+ * feel it.  Nobody reads what is left then.
+ */
+
+static ngx_int_t
+ngx_http_idempotency_stream(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in)
+{
+    ngx_int_t  rc;
+
+    ngx_http_idempotency_guard_writer(r, ctx);
+
+    if (!ctx->gone) {
+
+        rc = ngx_http_next_body_filter(r, in);
+
+        if (rc != NGX_ERROR) {
+            return rc;
+        }
+
+        ngx_http_idempotency_client_gone(ctx);
+    }
+
+    for ( /* void */ ; in; in = in->next) {
+        in->buf->pos = in->buf->last;
+        in->buf->file_pos = in->buf->file_last;
+    }
+
+    r->out = NULL;
+    r->connection->buffered &= ~NGX_HTTP_WRITE_BUFFERED;
+
+    return NGX_OK;
 }

@@ -9,6 +9,7 @@
 
 static void ngx_http_idempotency_stay(ngx_http_request_t *r);
 static void ngx_http_idempotency_read_event(ngx_http_request_t *r);
+static void ngx_http_idempotency_write_event(ngx_http_request_t *r);
 static void ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc);
 
 
@@ -32,7 +33,6 @@ ngx_http_idempotency_shield(ngx_http_request_t *r,
     u = r->upstream;
 
     if (u == NULL
-        || u->cleanup == NULL
         || u->finalize_request == ngx_http_idempotency_finalize)
     {
         return;
@@ -64,7 +64,9 @@ ngx_http_idempotency_stay(ngx_http_request_t *r)
     conf->ignore_client_abort = 1;
     u->conf = conf;
 
-    if (!u->header_sent) {
+    /* without a cleanup it waits for a lock of the cache, or is over */
+
+    if (u->cleanup && !u->header_sent) {
         r->read_event_handler = ngx_http_idempotency_read_event;
         r->write_event_handler = ngx_http_request_empty_handler;
     }
@@ -84,17 +86,83 @@ ngx_http_idempotency_read_event(ngx_http_request_t *r)
 
     if (c->error || c->read->pending_eof || c->read->error) {
 
-        if (ctx && !ctx->gone) {
-            ctx->gone = 1;
-            ngx_log_error(NGX_LOG_INFO, c->log, 0,
-                          "idempotency: client is gone, "
-                          "the request goes on");
-        }
+        ngx_http_idempotency_client_gone(ctx);
 
-        r->keepalive = 0;
+        if (ctx->streaming && !c->write->ready) {
+
+            /* nobody else will unblock the writer any more */
+
+            c->write->ready = 1;
+            ngx_post_event(c->write, &ngx_posted_events);
+        }
     }
 
     ngx_http_block_reading(r);
+}
+
+
+void
+ngx_http_idempotency_client_gone(ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_http_request_t  *r;
+
+    if (ctx->gone) {
+        return;
+    }
+
+    r = ctx->request;
+
+    ctx->gone = 1;
+    r->keepalive = 0;
+
+    ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                  "idempotency: client is gone, the request goes on");
+}
+
+
+/*
+ * The upstream sets its own handler after the header was sent; it would end
+ * everything when the client does not read for send_timeout.
+ */
+
+void
+ngx_http_idempotency_guard_writer(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    if (r->upstream == NULL
+        || !r->upstream->header_sent
+        || r->write_event_handler == ngx_http_idempotency_write_event)
+    {
+        return;
+    }
+
+    ctx->write_event_handler = r->write_event_handler;
+    r->write_event_handler = ngx_http_idempotency_write_event;
+}
+
+
+static void
+ngx_http_idempotency_write_event(ngx_http_request_t *r)
+{
+    ngx_event_t                 *wev;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    wev = r->connection->write;
+    ctx = ngx_http_idempotency_ctx(r);
+
+    if (wev->timedout) {
+        wev->timedout = 0;
+        r->connection->timedout = 1;
+        r->connection->error = 1;
+        ngx_http_idempotency_client_gone(ctx);
+    }
+
+    if (ctx->gone) {
+        wev->ready = 1;
+        wev->delayed = 0;
+    }
+
+    ctx->write_event_handler(r);
 }
 
 
