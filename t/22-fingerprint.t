@@ -7,7 +7,7 @@
 use lib 't/lib';
 use Test::Idempotency;
 
-my @lua_modules = qw(ndk_http http_lua);
+my @lua_modules = qw(ndk_http ngx_http_lua);
 my $lua = Test::Idempotency->can_load(@lua_modules);
 my $http2 = Test::Idempotency::Http2::available();
 

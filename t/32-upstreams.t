@@ -25,6 +25,8 @@ sub answer {
         nothing => { status => 204, body => '' },
         refuses => { status => 429, body => "busy $n" },
         cut     => { status => 201, body => $long, cut => 1 },
+        open    => { status => 201, body => "answer $n", open => 1 },
+        broken  => { status => 201, body => $long, open => 1, cut => 1 },
         large   => { status => 201, body => $long x 3 },
         held    => { status => 201, body => "answer $n", hold => 1 },
 
@@ -137,6 +139,8 @@ for my $protocol (qw(fastcgi scgi uwsgi grpc)) {
         is(join(' ', $m->headers('X-A')), '1 3', "$path: fields of a name");
         is_kept("$path: long", 201, qr/^answer \d+\Q$long\E$/s,
                 pay(path => $path, body => 'long'));
+        is_kept("$path: no length", 201, qr/^answer \d+$/,
+                pay(path => $path, body => 'open'));
         is_kept("$path: empty", 200, '', pay(path => $path, body => 'empty'));
         is_kept("$path: 204", 204, '', pay(path => $path, body => 'nothing'));
 
@@ -145,10 +149,14 @@ for my $protocol (qw(fastcgi scgi uwsgi grpc)) {
         is_answer($t->post(%request), 429, qr/^busy (?!.*\b\Q$busy\E)/,
                   "$path: a refusal is not kept");
 
-        %request = pay(path => $path, body => 'cut');
-        is_answer($t->post(%request), 502, qr/^<html>/, "$path: cut: 502");
-        is_problem($t->post(%request), 409, 'outcome-unknown',
-                   "$path: cut: nobody knows");
+        # without a length, only FastCGI and gRPC tell where an answer ends
+
+        for my $cut ('cut', $protocol =~ /fast|grpc/ ? 'broken' : ()) {
+            %request = pay(path => $path, body => $cut);
+            is_answer($t->post(%request), 502, qr/^<html>/, "$path: $cut: 502");
+            is_problem($t->post(%request), 409, 'outcome-unknown',
+                       "$path: $cut: nobody knows");
+        }
 
         %request = pay(path => $path, body => 'large');
         ok($t->post(%request)->body eq $long x 3, "$path: large: whole");

@@ -23,6 +23,11 @@ my $locations = <<'EOF';
         idempotency_valid 3s;
         proxy_pass http://backend;
     }
+
+    location /hour {
+        idempotency_valid 1h;
+        proxy_pass http://backend;
+    }
 EOF
 
 my $t;
@@ -194,22 +199,27 @@ my $runs = $t->start_post(key => 'runs');
 $backend->wait_for_request;
 $backend->on('/unknown', 200, 'answer', cut => 2);
 $t->post(path => '/unknown', key => 'unknown');
-$backend->on($_, 200, 'answer %n') for qw(/unstored /done);
+$backend->on($_, 200, 'answer %n') for qw(/unstored /done /hour);
 
 my ($oldest) = fill(10, path => '/unstored');
-($taken, $refused) = fill(500, path => '/done');
+my @all;
 
-is($refused, undef, 'an evicting zone takes all');
+for my $path (('/done', '/hour') x 250) {
+    my ($one) = fill(1, path => $path);
+    push @all, @$one;
+}
+
+is(@all, 500, 'an evicting zone takes all');
 is($t->counter('store_full'), 0, 'nothing is refused');
 is($t->counter('evicted_unstored'), 10, 'the oldest were the unstored ones');
 
 my $done = $t->zone->{records}{done};
 is($t->counter('evicted_done'), 500 - $done, 'then came the done ones');
-is_kept([ reverse @$taken[-$done .. -1] ], "the last $done are there");
+is_kept([ reverse @all[-$done .. -1] ], "the last $done are there");
 is($t->counter('evicted_done'), 500 - $done, 'and no other');
 $t->log_like(qr/\[warn\].*idempotency.*evict/, 'eviction is logged');
 
-my ($request, $answer) = @{ $taken->[0] };
+my ($request, $answer) = @{ $all[0] };
 is_answer($t->post(%$request), 200, qr/^(?!\Q@{[ $answer->body ]}\E$)/,
           'an evicted key runs again');
 is_answer($t->post(%{ $oldest->[0][0] }), 200, undef, 'an unstored one, too');

@@ -192,6 +192,7 @@ typedef struct {
     ngx_msec_t                 wait_began;
     ngx_msec_t                 wait_time;
 
+    ngx_uint_t                 http_version;    /* before an upstream's */
     ngx_uint_t                 ahead;           /* fields before the claim */
     ngx_http_handler_pt        content_handler; /* the one we stand before */
     void                     (*finalize)(ngx_http_request_t *r,

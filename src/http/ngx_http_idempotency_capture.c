@@ -27,6 +27,8 @@ static ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
     ngx_chain_t *in);
 static ngx_int_t ngx_http_idempotency_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
+static ngx_uint_t ngx_http_idempotency_is_whole(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_finish(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_send(ngx_http_request_t *r,
@@ -83,6 +85,13 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
 
     if (ctx->ilcf->dry_run) {
         return ngx_http_idempotency_pass_header(r, ctx);
+    }
+
+    /* nginx takes for HTTP/0.9 what has no status line; we know better */
+
+    if (r->http_version < ctx->http_version) {
+        r->http_version = ctx->http_version;
+        return ngx_http_idempotency_cut(r, ctx);
     }
 
     return ngx_http_idempotency_capture(r, ctx);
@@ -399,17 +408,49 @@ ngx_http_idempotency_cut(ngx_http_request_t *r,
 }
 
 
-/* Not every protocol's end of a body says that it was whole. */
-
 static ngx_int_t
 ngx_http_idempotency_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
-    if (ctx->response.announced > (off_t) ctx->response.size) {
+    if (!ngx_http_idempotency_is_whole(r, ctx)) {
         return ngx_http_idempotency_cut(r, ctx);
     }
 
     return ngx_http_idempotency_finish(r, ctx);
+}
+
+
+/*
+ * A last buffer is not proof enough: nginx passes on what a FastCGI server
+ * had said when it closed the connection, without a record that ends it.
+ */
+
+static ngx_uint_t
+ngx_http_idempotency_is_whole(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_str_t            *module;
+    ngx_http_upstream_t  *u;
+
+    if (ctx->response.announced > (off_t) ctx->response.size) {
+        return 0;
+    }
+
+    u = r->upstream;
+
+    if (u == NULL || u == ctx->cut || !u->header_sent) {
+        return 1;
+    }
+
+    module = &u->conf->module;
+
+    if (module->len != sizeof("fastcgi") - 1
+        || ngx_strncmp(module->data, "fastcgi", module->len) != 0)
+    {
+        return 1;
+    }
+
+    return u->buffering ? u->pipe->upstream_done : (u->length == 0);
 }
 
 

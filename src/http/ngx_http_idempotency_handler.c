@@ -531,6 +531,7 @@ static ngx_int_t
 ngx_http_idempotency_own(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
+    ctx->http_version = r->http_version;
     ctx->ahead = ngx_http_idempotency_count_fields(&r->headers_out.headers);
 
     ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_FIRST);

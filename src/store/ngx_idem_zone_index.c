@@ -266,6 +266,9 @@ ngx_idem_zone_rebuild_locked(ngx_idem_zone_t *zn)
     }
 
     ngx_memzero(sb->count, sizeof(sb->count));
+
+    /* whoever died may not have told what it ended */
+
     ngx_memset(sb->ended, 0xff, sizeof(sb->ended));
 
     sb->due_ms = (uint64_t) -1;
@@ -286,6 +289,11 @@ ngx_idem_zone_rebuild_locked(ngx_idem_zone_t *zn)
         (void) ngx_idem_arena_mark_chain(&zn->arena, h->tail);
 
         ngx_idem_zone_enter_locked(zn, i);
+
+        if (h->entry.state != NGX_IDEM_STATE_RUNNING) {
+            h->nwaiters = 0;
+        }
+
         sb->waiting += h->nwaiters;
     }
 

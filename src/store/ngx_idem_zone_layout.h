@@ -107,7 +107,7 @@ typedef struct {
     ngx_idem_arena_list_t   list;
 
     uint64_t                fence;              /* the last one given */
-    uint64_t                due_ms;             /* no record ends before */
+    uint64_t                due_ms;             /* nothing to sweep before */
     uint64_t                waiting_workers;    /* bit by slot */
     uint32_t                waiting;            /* ops, in all workers */
     uint32_t                evictable;          /* blocks, with heads */
@@ -236,9 +236,6 @@ void ngx_idem_zone_expire_locked(ngx_idem_zone_t *zn, ngx_uint_t n);
 
 /* Its worker is dead. */
 void ngx_idem_zone_orphan_locked(ngx_idem_zone_t *zn, uint32_t i);
-
-/* The claim has ended: its waiters are told. */
-void ngx_idem_zone_tell_locked(ngx_idem_zone_t *zn, uint32_t i);
 
 /*
  * Sees to it that n blocks are free, n <= NGX_IDEM_ZONE_MANY, by what has

@@ -21,6 +21,7 @@ typedef struct {
 } ngx_idem_zone_suspect_t;
 
 
+static void ngx_idem_zone_tell_locked(ngx_idem_zone_t *zn, uint32_t i);
 static ngx_uint_t ngx_idem_zone_pinned(ngx_idem_zone_t *zn, uint32_t i);
 static ngx_int_t ngx_idem_zone_evict_locked(ngx_idem_zone_t *zn);
 static uint32_t ngx_idem_zone_oldest_locked(ngx_idem_zone_t *zn);
@@ -45,7 +46,6 @@ ngx_idem_zone_set_locked(ngx_idem_zone_t *zn, uint32_t i,
     h = ngx_idem_zone_head(zn, i);
     sv = &zn->sb->saved;
 
-    ngx_idem_zone_tell_locked(zn, i);
     ngx_idem_zone_dequeue_locked(zn, i);
 
     n = (size == 0) ? ngx_idem_zone_data_blocks(zn, i) : 0;
@@ -80,6 +80,8 @@ ngx_idem_zone_set_locked(ngx_idem_zone_t *zn, uint32_t i,
 
     NGX_IDEM_POINT("set-true");
 
+    ngx_idem_zone_tell_locked(zn, i);
+
     if (size == 0) {
         ngx_idem_arena_give(&zn->arena, tail, n);
     }
@@ -100,7 +102,6 @@ ngx_idem_zone_drop_locked(ngx_idem_zone_t *zn, uint32_t i)
         return NGX_DECLINED;
     }
 
-    ngx_idem_zone_tell_locked(zn, i);
     ngx_idem_zone_leave_locked(zn, i);
 
     n = ngx_idem_zone_data_blocks(zn, i);
@@ -110,6 +111,8 @@ ngx_idem_zone_drop_locked(ngx_idem_zone_t *zn, uint32_t i)
     ngx_idem_arena_unset_head(&zn->arena, i);
 
     NGX_IDEM_POINT("drop-true");
+
+    ngx_idem_zone_tell_locked(zn, i);
 
     ngx_idem_arena_give(&zn->arena, h->tail, n);
     ngx_idem_arena_push(&zn->arena, i);
@@ -207,40 +210,6 @@ ngx_idem_zone_orphan_locked(ngx_idem_zone_t *zn, uint32_t i)
 }
 
 
-void
-ngx_idem_zone_tell_locked(ngx_idem_zone_t *zn, uint32_t i)
-{
-    uint64_t                bit, left;
-    ngx_uint_t              slot;
-    ngx_idem_head_t        *h;
-    ngx_idem_superblock_t  *sb;
-
-    sb = zn->sb;
-    h = ngx_idem_zone_head(zn, i);
-
-    if (h->nwaiters == 0) {
-        return;
-    }
-
-    sb->waiting -= h->nwaiters;
-    h->nwaiters = 0;
-
-    bit = ngx_idem_waiter_bit(i);
-    left = sb->waiting_workers;
-
-    for (slot = 0; left; slot++, left >>= 1) {
-        if (left & 1) {
-            sb->ended[slot] |= bit;
-        }
-    }
-
-    NGX_IDEM_POINT("tell");
-
-    zn->news.wake |= sb->waiting_workers;
-    zn->news.any = 1;
-}
-
-
 ngx_int_t
 ngx_idem_zone_reclaim_locked(ngx_idem_zone_t *zn, uint32_t n)
 {
@@ -313,6 +282,45 @@ ngx_idem_zone_sweep(ngx_idem_zone_t *zn)
     }
 
     zn->cursor = next;
+}
+
+
+/*
+ * After the claim has truly ended: whoever dies before leaves a repair behind,
+ * which tells all workers.
+ */
+
+static void
+ngx_idem_zone_tell_locked(ngx_idem_zone_t *zn, uint32_t i)
+{
+    uint64_t                bit, left;
+    ngx_uint_t              slot;
+    ngx_idem_head_t        *h;
+    ngx_idem_superblock_t  *sb;
+
+    sb = zn->sb;
+    h = ngx_idem_zone_head(zn, i);
+
+    if (h->nwaiters == 0) {
+        return;
+    }
+
+    sb->waiting -= h->nwaiters;
+    h->nwaiters = 0;
+
+    bit = ngx_idem_waiter_bit(i);
+    left = sb->waiting_workers;
+
+    for (slot = 0; left; slot++, left >>= 1) {
+        if (left & 1) {
+            sb->ended[slot] |= bit;
+        }
+    }
+
+    NGX_IDEM_POINT("tell");
+
+    zn->news.wake |= sb->waiting_workers;
+    zn->news.any = 1;
 }
 
 

@@ -48,6 +48,7 @@ static ngx_idem_worker_t   stub_worker;
 static ngx_uint_t          stub_warnings;
 static ngx_uint_t          stub_emergencies;
 static ngx_uint_t          stub_no_memory;
+static void              (*stub_allocating)(void);  /* called meanwhile */
 
 
 static inline void
@@ -96,6 +97,15 @@ ngx_idem_worker_tick(ngx_idem_worker_t *wk, ngx_uint_t on)
 void *
 ngx_pnalloc(ngx_pool_t *pool, size_t size)
 {
+    void  (*act)(void);
+
+    act = stub_allocating;
+    stub_allocating = NULL;
+
+    if (act) {
+        act();
+    }
+
     return stub_no_memory ? NULL : malloc(size);
 }
 

@@ -36,6 +36,7 @@
 #define KEYS        40                          /* that they fight for */
 #define BYSTANDERS  20
 #define OCCASIONS   1000                        /* of one point, at most */
+#define EVICTING    3000                        /* records for a small zone */
 
 
 typedef struct {
@@ -73,6 +74,7 @@ static void test_attach(void);
 static void test_two_processes(void);
 static void test_killed(void);
 static void test_killed_repairing(void);
+static void test_killed_waited_for(void);
 
 static ngx_uint_t test_fill(ngx_idem_zone_t *zn, size_t size);
 static void test_leave_free(ngx_idem_zone_t *zn, uint32_t n);
@@ -80,12 +82,16 @@ static void test_goal(size_t payload, const char *why);
 static void test_called(ngx_idem_op_t *op);
 static void test_again(ngx_idem_op_t *op);
 static void test_cancel_other(ngx_idem_op_t *op);
+static void test_replace(void);
+static ngx_uint_t test_sorted(ngx_idem_zone_t *zn);
 static ngx_uint_t test_fight(ngx_idem_zone_t *zn, uint32_t n);
 static ngx_int_t test_die_at(ngx_idem_zone_t *zn, const char *point,
     int nth, void (*act)(ngx_idem_zone_t *zn));
 static void test_live(ngx_idem_zone_t *zn);
 static void test_live_full(ngx_idem_zone_t *zn);
 static void test_look(ngx_idem_zone_t *zn);
+static void test_end_done(ngx_idem_zone_t *zn);
+static void test_end_released(ngx_idem_zone_t *zn);
 static ngx_uint_t test_survived(ngx_idem_zone_t *zn, const char *point);
 static ngx_uint_t test_touched(ngx_idem_zone_t *zn, uint32_t key);
 
@@ -146,6 +152,7 @@ main(void)
     test_two_processes();
     test_killed();
     test_killed_repairing();
+    test_killed_waited_for();
 
     return tap_done();
 }
@@ -329,10 +336,12 @@ test_queues(void)
 {
     uint32_t          i;
     ngx_uint_t        early, late;
+    ngx_msec_t        start;
     ngx_idem_op_t     op;
     ngx_idem_zone_t  *zn;
 
     zn = actor_open(SMALL, NGX_IDEM_FULL_REFUSE);
+    start = ngx_current_msec;
     early = 0;
     late = 0;
 
@@ -358,7 +367,7 @@ test_queues(void)
             continue;
         }
 
-        ngx_current_msec = 1000000 + (100 - i) * 1000 - 1;
+        ngx_current_msec = start + (100 - i) * 1000 - 1;
         actor_op(&op, i);
         early += (actor_claim(zn, &op) == NGX_IDEM_OWNED);
         free(op.stored.data);
@@ -371,12 +380,10 @@ test_queues(void)
     tap_is(early, 0, "no record ends early");
     tap_is(late, 0, "none is there late");
 
-    ngx_current_msec = 1000000 + 200000;
+    ngx_current_msec = start + 200000;
     ngx_idem_zone_tick(&zn->store);
     tap_is(zn->sb->count[NGX_IDEM_STATE_RUNNING], 0, "all leases end");
     actor_whole(zn, "the zone is whole");
-
-    ngx_current_msec = 1000000;
     actor_close(zn);
 }
 
@@ -498,6 +505,7 @@ test_full_refuse(void)
     ngx_current_msec += ACTOR_TTL_S * 1000;
     actor_spread(&op, 1000000);
     tap_is(actor_claim(zn, &op), NGX_IDEM_OWNED, "room, as time passes");
+    tap_is(actor_done(zn, &op, 1, 40000), NGX_IDEM_DONE, "for a response too");
 
     actor_whole(zn, "the zone is whole");
     actor_close(zn);
@@ -508,7 +516,7 @@ static void
 test_full_evict(void)
 {
     uint32_t          i;
-    ngx_uint_t        n, wrong;
+    ngx_uint_t        gone, n, wrong;
     ngx_idem_op_t     op, running, unknown;
     ngx_idem_zone_t  *zn;
 
@@ -528,27 +536,27 @@ test_full_evict(void)
         ngx_current_msec++;
     }
 
-    wrong = 0;
-
     for (i = 0; i < 50; i++) {
-        actor_spread(&op, n + i);
+        actor_spread(&op, 500000 + i);
         (void) actor_claim(zn, &op);
         (void) actor_end(zn, &op, NGX_IDEM_STATE_UNSTORED);
         ngx_current_msec++;
     }
 
-    i = (uint32_t) actor_counted(zn, NGX_IDEM_STAT_EVICTED_DONE);
-    actor_spread(&op, i);
-    wrong += (actor_claim(zn, &op) != NGX_IDEM_DONE);
-    wrong += !actor_replayed(&op, i, 100);
-    tap_is(wrong, 0, "the oldest that is left is there");
+    gone = actor_counted(zn, NGX_IDEM_STAT_EVICTED_DONE);
+    wrong = 0;
 
-    actor_spread(&op, i - 1);
-    tap_is(actor_claim(zn, &op), NGX_IDEM_OWNED, "all older ones are gone");
-    (void) actor_release(zn, &op);
+    for (i = 0; i < n; i++) {
+        actor_spread(&op, i);
+        wrong += ((ngx_idem_zone_find_locked(zn, op.identity)
+                   == NGX_IDEM_NIL) != (i < gone));
+    }
+
+    tap_ok(gone >= 25, "records make room");
+    tap_is(wrong, 0, "all that are gone are older than all that are left");
 
     n = test_fill(zn, 0);
-    tap_ok(n >= 100000, "an evicting zone is never full");
+    tap_is(n, EVICTING, "an evicting zone is never full");
     tap_ok(actor_counted(zn, NGX_IDEM_STAT_EVICTED_UNSTORED) >= 50,
            "unstored ones go too");
 
@@ -785,7 +793,7 @@ test_wait(void)
 static void
 test_wait_workers(void)
 {
-    ngx_idem_op_t       first, mine, op, left;
+    ngx_idem_op_t       first, left, mine, next, op;
     ngx_idem_zone_t    *zn, view;
     ngx_idem_worker_t   far;
 
@@ -813,9 +821,18 @@ test_wait_workers(void)
     (void) actor_release(zn, &first);
     tap_is(stub_worker.woken, ((uint64_t) 1 << 63) | 1, "both are woken");
 
+    (void) actor_claim(zn, &first);
+    next = first;
+    next.max_waiters = 1;
+    (void) actor_claim(zn, &next);
+    tap_is(next.place, mine.place, "the same block, another claim");
+
     zn->store.verbs->cancel(&zn->store, &mine);
+    tap_is(zn->sb->waiting, 1, "a late cancel concerns the old one");
+    zn->store.verbs->cancel(&zn->store, &next);
+    (void) actor_release(zn, &first);
     ngx_idem_zone_tick(&zn->store);
-    tap_is(test_calls, 0, "one has left, late");
+    tap_is(test_calls, 0, "all have left here");
 
     ngx_idem_zone_tick(&view.store);
     tap_is(test_calls, 1, "the far one is called");
@@ -946,8 +963,10 @@ test_wait_time(void)
     tap_is(test_calls, 0, "the lease runs");
 
     ngx_current_msec++;
+    stub_worker.woken = 0;
     ngx_idem_zone_tick(&zn->store);
     tap_is(test_calls, 1, "a lease that ends wakes");
+    tap_is(stub_worker.woken, 0, "at once, as we are there");
     tap_is(actor_claim(zn, &op), NGX_IDEM_UNKNOWN, "to no good");
 
     actor_whole(zn, "the zone is whole");
@@ -1086,6 +1105,11 @@ test_slotless(void)
     tap_is(actor_claim(&view, &op), NGX_IDEM_DONE, "it replays");
     tap_ok(actor_replayed(&op, 4, 9000), "all of it");
 
+    test_zone = zn;
+    stub_allocating = test_replace;
+    tap_is(actor_claim(&view, &op), NGX_IDEM_DONE, "one ends meanwhile");
+    tap_ok(actor_replayed(&op, 6, 300), "then it is the next one");
+
     stub_no_memory = 1;
     tap_is(view.store.verbs->claim(&view.store, &op), (uint64_t) NGX_ERROR,
            "it may be short of memory");
@@ -1100,12 +1124,16 @@ static void
 test_attach(void)
 {
     int               tag;
-    ngx_str_t         name = ngx_string("payments");
-    ngx_list_part_t  *part;
+    ngx_str_t         name;
+    ngx_conf_t        cf;
     ngx_shm_zone_t    old;
     ngx_idem_op_t     op;
     ngx_slab_pool_t  *shpool;
     ngx_idem_zone_t  *zn, *next;
+    ngx_list_part_t  *part;
+
+    ngx_str_set(&name, "payments");
+    ngx_memzero(&cf, sizeof(ngx_conf_t));
 
     shpool = aligned_alloc(4096, MEGABYTE);
 
@@ -1119,7 +1147,7 @@ test_attach(void)
     stub_cycle.conf_ctx = NULL;
 
     ngx_memzero(&stub_zone, sizeof(ngx_shm_zone_t));
-    zn = (ngx_idem_zone_t *) ngx_idem_zone_add(NULL, &name, MEGABYTE,
+    zn = (ngx_idem_zone_t *) ngx_idem_zone_add(&cf, &name, MEGABYTE,
                                                NGX_IDEM_FULL_REFUSE,
                                                &stub_worker, &tag);
     stub_zone.shm.addr = (u_char *) shpool;
@@ -1127,7 +1155,7 @@ test_attach(void)
     tap_is(actor_snapshot(zn).size, MEGABYTE, "of the size asked for");
     tap_ok(zn->store.stat != NULL, "with counters");
 
-    tap_ok(ngx_idem_zone_add(NULL, &name, MEGABYTE, NGX_IDEM_FULL_REFUSE,
+    tap_ok(ngx_idem_zone_add(&cf, &name, MEGABYTE, NGX_IDEM_FULL_REFUSE,
                              &stub_worker, &tag) == NULL,
            "a name is taken once");
 
@@ -1137,7 +1165,7 @@ test_attach(void)
 
     old = stub_zone;
     stub_zone.data = NULL;
-    next = (ngx_idem_zone_t *) ngx_idem_zone_add(NULL, &name, MEGABYTE,
+    next = (ngx_idem_zone_t *) ngx_idem_zone_add(&cf, &name, MEGABYTE,
                                                  NGX_IDEM_FULL_EVICT,
                                                  &stub_worker, &tag);
     tap_is(stub_zone.init(&stub_zone, zn), NGX_OK, "a reload keeps it");
@@ -1308,20 +1336,33 @@ test_killed(void)
         tap_ok(deaths && wrong == 0, points[i]);
         printf("# %lu deaths there\n", (unsigned long) deaths);
     }
-
-    test_killed_repairing();
 }
 
 
 static void
 test_killed_repairing(void)
 {
+    uint32_t          i;
     ngx_idem_op_t     op;
     ngx_idem_zone_t  *zn;
 
     zn = actor_open(SMALL, NGX_IDEM_FULL_REFUSE);
 
+    for (i = 100; i > 20; i--) {
+        actor_spread(&op, i * 7 % 100);
+        op.lease_ms += 60000 * (i & 1);
+        (void) actor_claim(zn, &op);
+        ngx_current_msec += 300 + i;
+    }
+
+    for (i = 99; i > 40; i -= 2) {
+        actor_spread(&op, i);
+        (void) actor_renew(zn, &op);
+        ngx_current_msec += i;
+    }
+
     actor_spread(&op, 1);
+    op.owner[0] = 77;
     (void) actor_claim(zn, &op);
     (void) actor_done(zn, &op, 1, 1000);
 
@@ -1334,11 +1375,87 @@ test_killed_repairing(void)
     actor_whole(zn, "the third one repairs it");
     tap_is(actor_counted(zn, NGX_IDEM_STAT_REPAIRED), 1, "which is counted");
     tap_is(stub_warnings, 1, "and said");
+    tap_ok(test_sorted(zn), "what ends first stands first");
 
     tap_is(actor_claim(zn, &op), NGX_IDEM_DONE, "what was there is there");
     tap_ok(actor_replayed(&op, 1, 1000), "as it was");
 
     actor_close(zn);
+}
+
+
+/* Wherever the owner dies at its end, who waits for it is called. */
+
+static void
+test_killed_waited_for(void)
+{
+    size_t              i;
+    ngx_uint_t          released, wrong;
+    ngx_idem_op_t       first, op;
+    ngx_idem_zone_t    *zn, view;
+    ngx_idem_worker_t   far;
+
+    for (i = 0; i < 2 * tap_count(points); i++) {
+        released = i % 2;
+        zn = actor_open(SMALL, NGX_IDEM_FULL_REFUSE);
+        view = actor_view(zn, &far, 1);
+        test_calls = 0;
+
+        actor_spread(&first, 1);
+        (void) actor_claim(&view, &first);
+
+        actor_spread(&op, 1);
+        op.max_waiters = 1;
+        op.handler = test_called;
+        (void) actor_claim(zn, &op);
+
+        stub_worker.dead = 1 << 1;
+        stub_worker.woken = 0;
+
+        (void) test_die_at(zn, points[i / 2], 1,
+                           released ? test_end_released : test_end_done);
+
+        ngx_idem_zone_tick(&zn->store);
+        wrong = (test_calls != 1);
+        wrong += (ngx_idem_zone_check(zn) != NULL);
+
+        stub_worker.dead = 0;
+        tap_is(wrong, 0, released ? "its waiter, at a release"
+                                  : "its waiter, at an end");
+        actor_close(zn);
+    }
+
+    zn = actor_open(SMALL, NGX_IDEM_FULL_REFUSE);
+    actor_spread(&op, 2);
+    (void) actor_claim(zn, &op);
+    op.max_waiters = 1;
+    (void) actor_claim(zn, &op);
+    stub_worker.woken = 0;
+    (void) test_die_at(zn, "set-true", 1, test_live_full);
+    test_look(zn);
+    tap_is(stub_worker.woken, 1, "who repairs wakes all who wait");
+    zn->store.verbs->cancel(&zn->store, &op);
+    actor_close(zn);
+}
+
+
+static void
+test_end_done(ngx_idem_zone_t *zn)
+{
+    ngx_idem_op_t  op;
+
+    actor_spread(&op, 1);
+    (void) actor_done(zn, &op, 1, 5000);
+}
+
+
+static void
+test_end_released(ngx_idem_zone_t *zn)
+{
+    ngx_idem_op_t  op;
+
+    actor_spread(&op, 1);
+    (void) actor_release(zn, &op);
 }
 
 
@@ -1547,7 +1664,7 @@ test_fill(ngx_idem_zone_t *zn, size_t size)
             break;
         }
 
-        if (zn->full == NGX_IDEM_FULL_EVICT && i == 100000) {
+        if (zn->full == NGX_IDEM_FULL_EVICT && i == EVICTING) {
             break;
         }
     }
@@ -1595,4 +1712,43 @@ test_cancel_other(ngx_idem_op_t *op)
 {
     test_calls++;
     test_zone->store.verbs->cancel(&test_zone->store, test_other);
+}
+
+
+/* The record of key 1 ends, and there is another one. */
+
+static void
+test_replace(void)
+{
+    ngx_idem_op_t  op;
+
+    ngx_current_msec += ACTOR_TTL_S * 1000;
+
+    actor_op(&op, 1);
+    (void) actor_claim(test_zone, &op);
+    (void) actor_done(test_zone, &op, 6, 300);
+}
+
+
+static ngx_uint_t
+test_sorted(ngx_idem_zone_t *zn)
+{
+    uint32_t          i;
+    uint64_t          end;
+    ngx_uint_t        k, sorted;
+    ngx_idem_head_t  *h;
+
+    sorted = 1;
+
+    for (k = 0; k < NGX_IDEM_ZONE_QUEUES; k++) {
+        end = 0;
+
+        for (i = zn->sb->queues[k].first; i != NGX_IDEM_NIL; i = h->next) {
+            h = ngx_idem_zone_head(zn, i);
+            sorted &= (h->entry.until_ms >= end);
+            end = h->entry.until_ms;
+        }
+    }
+
+    return sorted;
 }

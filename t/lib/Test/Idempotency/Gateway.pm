@@ -9,9 +9,9 @@ package Test::Idempotency::Gateway;
 #                body => $bytes };
 #   });
 #
-# What the code returns may also say: trailers (gRPC), cut => 1, so that only
-# half the body comes, hold => 1: it waits for $gw->let_go, and
-# $gw->wait_for_request tells that it does.
+# What the code returns may also say: trailers (gRPC); open => 1, no length is
+# announced; cut => 1, only half the body comes; hold => 1, it waits for
+# $gw->let_go, and $gw->wait_for_request tells that it does.
 
 use strict;
 use warnings;
@@ -145,7 +145,7 @@ sub _cgi {
 
     return join "\r\n", "Status: $a->{status} Told So",
         map({ "$_->[0]: $_->[1]" } @{ $a->{headers} || [] }),
-        'Content-Length: ' . length $a->{body}, '',
+        $a->{open} ? () : 'Content-Length: ' . length $a->{body}, '',
         $a->{cut} ? substr $a->{body}, 0, $a->{half} : $a->{body};
 }
 
