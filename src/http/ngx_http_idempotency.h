@@ -183,6 +183,8 @@ typedef struct {
     ngx_http_idempotency_loc_conf_t  *ilcf;     /* of the location that asked */
 
     ngx_idem_stat_e            told;            /* $idempotency_status */
+    ngx_str_t                  field;           /* the one last parsed, */
+    ngx_str_t                  parsed;          /* and what came of it */
     ngx_str_t                  key;
     ngx_str_t                  instance;        /* of a problem, 36 bytes */
 
@@ -246,8 +248,8 @@ void ngx_http_idempotency_tell(ngx_http_idempotency_ctx_t *ctx,
  *   early  only what is known in the access phase is looked at
  */
 ngx_int_t ngx_http_idempotency_key(ngx_http_request_t *r,
-    ngx_http_idempotency_loc_conf_t *ilcf, ngx_array_t *keys,
-    ngx_idem_stat_e *why, ngx_uint_t early);
+    ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys, ngx_idem_stat_e *why,
+    ngx_uint_t early);
 
 /* The same for the scope; NGX_DECLINED does not occur. */
 ngx_int_t ngx_http_idempotency_scope(ngx_http_request_t *r,
@@ -418,6 +420,16 @@ ngx_http_idempotency_str(ngx_idem_span_t *span)
     s.len = span->len;
 
     return s;
+}
+
+
+/* Names of fields compare without case. */
+
+static ngx_inline ngx_uint_t
+ngx_http_idempotency_same_name(ngx_str_t *a, ngx_str_t *b)
+{
+    return a->len == b->len
+           && ngx_strncasecmp(a->data, b->data, a->len) == 0;
 }
 
 

@@ -24,7 +24,7 @@ static ngx_int_t ngx_http_idempotency_overflow(ngx_http_request_t *r,
 static void ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
-    ngx_chain_t *in);
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
 static ngx_int_t ngx_http_idempotency_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_uint_t ngx_http_idempotency_is_whole(ngx_http_request_t *r,
@@ -152,6 +152,9 @@ ngx_http_idempotency_capture(ngx_http_request_t *r,
 static ngx_uint_t
 ngx_http_idempotency_streams(ngx_http_request_t *r)
 {
+    static ngx_str_t  buffering = ngx_string("X-Accel-Buffering");
+    static ngx_str_t  no = ngx_string("no");
+
     ngx_str_t            *type;
     ngx_uint_t            i;
     ngx_list_part_t      *part;
@@ -181,12 +184,8 @@ ngx_http_idempotency_streams(ngx_http_request_t *r)
 
         for (i = 0; i < part->nelts; i++) {
 
-            if (h[i].key.len == sizeof("X-Accel-Buffering") - 1
-                && h[i].value.len == sizeof("no") - 1
-                && ngx_strcasecmp(h[i].key.data,
-                                  (u_char *) "X-Accel-Buffering")
-                   == 0
-                && ngx_strcasecmp(h[i].value.data, (u_char *) "no") == 0)
+            if (ngx_http_idempotency_same_name(&h[i].key, &buffering)
+                && ngx_http_idempotency_same_name(&h[i].value, &no))
             {
                 return 1;
             }
@@ -225,7 +224,7 @@ ngx_http_idempotency_collect(ngx_http_request_t *r,
         }
     }
 
-    if (ngx_http_idempotency_is_cut(r, in)) {
+    if (ngx_http_idempotency_is_cut(r, ctx, in)) {
         return ngx_http_idempotency_cut(r, ctx);
     }
 
@@ -361,14 +360,15 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
  */
 
 static ngx_uint_t
-ngx_http_idempotency_is_cut(ngx_http_request_t *r, ngx_chain_t *in)
+ngx_http_idempotency_is_cut(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in)
 {
     ngx_uint_t            flush;
     ngx_http_upstream_t  *u;
 
     u = r->upstream;
 
-    if (u == NULL || !u->header_sent || u->cleanup) {
+    if (u == NULL || u == ctx->cut || !u->header_sent || u->cleanup) {
         return 0;
     }
 
@@ -553,7 +553,7 @@ ngx_http_idempotency_pass_body(ngx_http_request_t *r,
         }
     }
 
-    if (ngx_http_idempotency_is_cut(r, in)) {
+    if (ngx_http_idempotency_is_cut(r, ctx, in)) {
         ngx_http_idempotency_pass_end(r, ctx, 0);
     }
 }

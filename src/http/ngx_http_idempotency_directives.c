@@ -1091,9 +1091,7 @@ ngx_http_idempotency_contains(ngx_array_t *names, ngx_str_t *name)
 
         known = ngx_http_idempotency_str(&span[i]);
 
-        if (known.len == name->len
-            && ngx_strncasecmp(known.data, name->data, name->len) == 0)
-        {
+        if (ngx_http_idempotency_same_name(&known, name)) {
             return 1;
         }
     }
@@ -1294,7 +1292,7 @@ ngx_http_idempotency_is_token(ngx_str_t *value)
 }
 
 
-/* NGX_IDEM_TTL_UNSET: not a time, or more than 49 years. */
+/* NGX_IDEM_TTL_UNSET: not a time, or more than 68 years. */
 
 static uint32_t
 ngx_http_idempotency_seconds(ngx_str_t *value)

@@ -10,6 +10,8 @@
 static ngx_http_idempotency_ctx_t *ngx_http_idempotency_create_ctx(
     ngx_http_request_t *r, ngx_http_idempotency_loc_conf_t *ilcf);
 static void ngx_http_idempotency_free_ctx(void *data);
+static void ngx_http_idempotency_enter(ngx_http_idempotency_ctx_t *ctx,
+    ngx_http_idempotency_loc_conf_t *ilcf);
 static ngx_int_t ngx_http_idempotency_begin(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_identify(ngx_http_request_t *r,
@@ -117,9 +119,9 @@ ngx_http_idempotency_access_handler(ngx_http_request_t *r)
         return (rc == NGX_OK) ? NGX_DECLINED : NGX_ERROR;
     }
 
-    ctx->ilcf = ilcf;
+    ngx_http_idempotency_enter(ctx, ilcf);
 
-    rc = ngx_http_idempotency_key(r, ilcf, &keys, &why, 1);
+    rc = ngx_http_idempotency_key(r, ctx, &keys, &why, 1);
 
     if (rc > NGX_OK) {
         return ngx_http_idempotency_refuse(r, ctx, why);
@@ -266,6 +268,19 @@ ngx_http_idempotency_tell(ngx_http_idempotency_ctx_t *ctx,
 }
 
 
+/* Another location may have another idea of a key. */
+
+static void
+ngx_http_idempotency_enter(ngx_http_idempotency_ctx_t *ctx,
+    ngx_http_idempotency_loc_conf_t *ilcf)
+{
+    if (ctx->ilcf != ilcf) {
+        ctx->ilcf = ilcf;
+        ngx_str_null(&ctx->field);
+    }
+}
+
+
 /* The request was admitted: who asks, and is it for us after all? */
 
 static ngx_int_t
@@ -281,7 +296,7 @@ ngx_http_idempotency_begin(ngx_http_request_t *r,
         return NGX_DECLINED;
     }
 
-    ctx->ilcf = ilcf;
+    ngx_http_idempotency_enter(ctx, ilcf);
 
     rc = ngx_http_idempotency_bypass(r, ilcf);
 
@@ -313,7 +328,7 @@ ngx_http_idempotency_identify(ngx_http_request_t *r,
     ngx_array_t      keys, scope;
     ngx_idem_stat_e  why;
 
-    rc = ngx_http_idempotency_key(r, ctx->ilcf, &keys, &why, 0);
+    rc = ngx_http_idempotency_key(r, ctx, &keys, &why, 0);
 
     if (rc == NGX_DECLINED) {
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);

@@ -8,8 +8,10 @@
 
 
 static ngx_int_t ngx_http_idempotency_key_part(ngx_http_request_t *r,
-    ngx_http_idempotency_loc_conf_t *ilcf, ngx_http_idempotency_part_t *part,
+    ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_part_t *part,
     ngx_str_t *key);
+static ngx_int_t ngx_http_idempotency_parse(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_str_t *value, ngx_str_t *key);
 static ngx_int_t ngx_http_idempotency_header(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_uint_t ngx_http_idempotency_header_is(ngx_table_elt_t *h,
@@ -18,14 +20,16 @@ static ngx_uint_t ngx_http_idempotency_header_is(ngx_table_elt_t *h,
 
 ngx_int_t
 ngx_http_idempotency_key(ngx_http_request_t *r,
-    ngx_http_idempotency_loc_conf_t *ilcf, ngx_array_t *keys,
-    ngx_idem_stat_e *why, ngx_uint_t early)
+    ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys, ngx_idem_stat_e *why,
+    ngx_uint_t early)
 {
-    ngx_int_t                     rc;
-    ngx_str_t                    *key;
-    ngx_uint_t                    i, missing;
-    ngx_http_idempotency_part_t  *part;
+    ngx_int_t                         rc;
+    ngx_str_t                        *key;
+    ngx_uint_t                        i, missing;
+    ngx_http_idempotency_part_t      *part;
+    ngx_http_idempotency_loc_conf_t  *ilcf;
 
+    ilcf = ctx->ilcf;
     part = ilcf->key->elts;
     missing = 0;
 
@@ -46,7 +50,7 @@ ngx_http_idempotency_key(ngx_http_request_t *r,
             return NGX_ERROR;
         }
 
-        rc = ngx_http_idempotency_key_part(r, ilcf, &part[i], key);
+        rc = ngx_http_idempotency_key_part(r, ctx, &part[i], key);
 
         if (rc == NGX_DECLINED) {
             missing = 1;
@@ -73,12 +77,11 @@ ngx_http_idempotency_key(ngx_http_request_t *r,
 
 static ngx_int_t
 ngx_http_idempotency_key_part(ngx_http_request_t *r,
-    ngx_http_idempotency_loc_conf_t *ilcf, ngx_http_idempotency_part_t *part,
+    ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_part_t *part,
     ngx_str_t *key)
 {
-    ngx_int_t              rc;
-    ngx_str_t              value;
-    ngx_idem_key_answer_e  answer;
+    ngx_int_t  rc;
+    ngx_str_t  value;
 
     if (part->header.len) {
         rc = ngx_http_idempotency_header(r, &part->header, &value);
@@ -95,20 +98,41 @@ ngx_http_idempotency_key_part(ngx_http_request_t *r,
         return NGX_DECLINED;
     }
 
-    key->data = ngx_pnalloc(r->pool, value.len);
+    /* the access phase has parsed it, unless somebody changed it since */
+
+    if (value.data == ctx->field.data && value.len == ctx->field.len) {
+        *key = ctx->parsed;
+        return NGX_OK;
+    }
+
+    return ngx_http_idempotency_parse(r, ctx, &value, key);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_parse(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_str_t *value, ngx_str_t *key)
+{
+    ngx_idem_key_answer_e  answer;
+
+    key->data = ngx_pnalloc(r->pool, value->len);
     if (key->data == NULL) {
         return NGX_ERROR;
     }
 
-    answer = ngx_idem_key_parse(&ilcf->rule, ngx_http_idempotency_span(&value),
+    answer = ngx_idem_key_parse(&ctx->ilcf->rule,
+                                ngx_http_idempotency_span(value),
                                 key->data, &key->len);
 
     if (answer != NGX_IDEM_KEY_OK) {
         ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
                       "idempotency key of %uz bytes is malformed: %d",
-                      value.len, answer);
+                      value->len, answer);
         return NGX_HTTP_BAD_REQUEST;
     }
+
+    ctx->field = *value;
+    ctx->parsed = *key;
 
     return NGX_OK;
 }

@@ -286,13 +286,7 @@ static ngx_uint_t
 ngx_http_idempotency_keeps(ngx_http_idempotency_loc_conf_t *ilcf,
     ngx_str_t *name, ngx_str_t *connection)
 {
-    ngx_str_t  *marker;
-
-    marker = &ilcf->replay_header->name;
-
-    if (name->len == marker->len
-        && ngx_strncasecmp(name->data, marker->data, name->len) == 0)
-    {
+    if (ngx_http_idempotency_same_name(name, &ilcf->replay_header->name)) {
         return 0;
     }
 
@@ -307,6 +301,8 @@ ngx_http_idempotency_keeps(ngx_http_idempotency_loc_conf_t *ilcf,
 static ngx_int_t
 ngx_http_idempotency_connection(ngx_http_request_t *r, ngx_str_t *value)
 {
+    static ngx_str_t  name = ngx_string("Connection");
+
     u_char           *p;
     ngx_uint_t        i;
     ngx_list_part_t  *part;
@@ -326,9 +322,7 @@ ngx_http_idempotency_connection(ngx_http_request_t *r, ngx_str_t *value)
 
         for (i = 0; i < part->nelts; i++) {
 
-            if (h[i].key.len != sizeof("Connection") - 1
-                || ngx_strcasecmp(h[i].key.data, (u_char *) "Connection") != 0)
-            {
+            if (!ngx_http_idempotency_same_name(&h[i].key, &name)) {
                 continue;
             }
 

@@ -31,44 +31,42 @@ static ngx_int_t ngx_http_idempotency_restore_trailer(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_table_elt_t *ngx_http_idempotency_add_field(ngx_http_request_t *r,
     ngx_list_t *list, ngx_str_t *name, ngx_str_t *value);
-static ngx_uint_t ngx_http_idempotency_named(ngx_table_elt_t *h,
-    const char *name);
 static ngx_int_t ngx_http_idempotency_mark(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_send_body(ngx_http_request_t *r,
     ngx_idem_span_t *body);
 
 
-static const ngx_http_idempotency_known_t  ngx_http_idempotency_known[] = {
+static ngx_http_idempotency_known_t  ngx_http_idempotency_known[] = {
 
-    { ngx_string("server"),
+    { ngx_string("Server"),
       offsetof(ngx_http_headers_out_t, server) },
 
-    { ngx_string("date"),
+    { ngx_string("Date"),
       offsetof(ngx_http_headers_out_t, date) },
 
-    { ngx_string("content-encoding"),
+    { ngx_string("Content-Encoding"),
       offsetof(ngx_http_headers_out_t, content_encoding) },
 
-    { ngx_string("refresh"),
+    { ngx_string("Refresh"),
       offsetof(ngx_http_headers_out_t, refresh) },
 
-    { ngx_string("last-modified"),
+    { ngx_string("Last-Modified"),
       offsetof(ngx_http_headers_out_t, last_modified) },
 
-    { ngx_string("content-range"),
+    { ngx_string("Content-Range"),
       offsetof(ngx_http_headers_out_t, content_range) },
 
-    { ngx_string("accept-ranges"),
+    { ngx_string("Accept-Ranges"),
       offsetof(ngx_http_headers_out_t, accept_ranges) },
 
-    { ngx_string("www-authenticate"),
+    { ngx_string("WWW-Authenticate"),
       offsetof(ngx_http_headers_out_t, www_authenticate) },
 
-    { ngx_string("expires"),
+    { ngx_string("Expires"),
       offsetof(ngx_http_headers_out_t, expires) },
 
-    { ngx_string("etag"),
+    { ngx_string("ETag"),
       offsetof(ngx_http_headers_out_t, etag) },
 
     { ngx_null_string, 0 }
@@ -267,8 +265,11 @@ static ngx_int_t
 ngx_http_idempotency_restore_header(ngx_http_request_t *r, ngx_str_t *name,
     ngx_str_t *value)
 {
-    ngx_table_elt_t                     *h, **ph;
-    const ngx_http_idempotency_known_t  *known;
+    static ngx_str_t  cache_control = ngx_string("Cache-Control");
+    static ngx_str_t  link = ngx_string("Link");
+
+    ngx_table_elt_t               *h, **ph;
+    ngx_http_idempotency_known_t  *known;
 
     h = ngx_http_idempotency_add_field(r, &r->headers_out.headers, name,
                                        value);
@@ -278,9 +279,7 @@ ngx_http_idempotency_restore_header(ngx_http_request_t *r, ngx_str_t *name,
 
     for (known = ngx_http_idempotency_known; known->name.len; known++) {
 
-        if (known->name.len == name->len
-            && ngx_memcmp(known->name.data, h->lowcase_key, name->len) == 0)
-        {
+        if (ngx_http_idempotency_same_name(&known->name, name)) {
             ph = (ngx_table_elt_t **) ((char *) &r->headers_out
                                        + known->offset);
             *ph = h;
@@ -293,11 +292,11 @@ ngx_http_idempotency_restore_header(ngx_http_request_t *r, ngx_str_t *name,
                                                                 value->len);
     }
 
-    if (ngx_http_idempotency_named(h, "cache-control")) {
+    if (ngx_http_idempotency_same_name(name, &cache_control)) {
         return ngx_http_idempotency_note(r, cache_control, h);
     }
 
-    if (ngx_http_idempotency_named(h, "link")) {
+    if (ngx_http_idempotency_same_name(name, &link)) {
         return ngx_http_idempotency_note(r, link, h);
     }
 
@@ -330,27 +329,11 @@ ngx_http_idempotency_add_field(ngx_http_request_t *r, ngx_list_t *list,
 
     ngx_memzero(h, sizeof(ngx_table_elt_t));
 
-    h->lowcase_key = ngx_pnalloc(r->pool, name->len);
-    if (h->lowcase_key == NULL) {
-        return NULL;
-    }
-
+    h->hash = 1;
     h->key = *name;
     h->value = *value;
-    h->hash = ngx_hash_strlow(h->lowcase_key, name->data, name->len);
 
     return h;
-}
-
-
-static ngx_uint_t
-ngx_http_idempotency_named(ngx_table_elt_t *h, const char *name)
-{
-    size_t  len;
-
-    len = ngx_strlen(name);
-
-    return h->key.len == len && ngx_memcmp(h->lowcase_key, name, len) == 0;
 }
 
 
