@@ -1361,8 +1361,7 @@ test_killed_repairing(void)
         ngx_current_msec += i;
     }
 
-    actor_spread(&op, 1);
-    op.owner[0] = 77;
+    actor_spread(&op, 2000);
     (void) actor_claim(zn, &op);
     (void) actor_done(zn, &op, 1, 1000);
 
