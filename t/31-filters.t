@@ -37,7 +37,7 @@ my @filters = (
     [ 'proxy_redirect default;',            qr{^Location: http://localhost:}m ],
     [ 'proxy_redirect default;
        absolute_redirect off;',                    qr{^Location: /7}m         ],
-    [ 'proxy_redirect off;',                    qr{^Location: http://backend}m ],
+    [ 'proxy_redirect off;',                  qr{^Location: http://back}m     ],
     [ 'server_tokens off; keepalive_timeout 0;',   qr/^Server: nginx$/m       ],
     [ 'output_buffers 1 512; postpone_output 0;',  qr/eur and eur/            ],
     [ 'aio threads; directio 1; sendfile on;',     qr/eur and eur/            ],

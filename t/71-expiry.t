@@ -111,18 +111,15 @@ is_problem($t->post(%one, body => 'a'), 422, 'key-reused',
 
 # By status; what has no time of its own has a day.
 
-$backend->on('/status', 201, 'answer %n');
-$t->post(path => '/status', key => 'created');
-$backend->on('/status', 404, 'answer %n');
-my $lost = $t->post(path => '/status', key => 'lost');
-$backend->on('/status', 200, 'answer %n');
-my $day = $t->post(path => '/status', key => 'day');
+$backend->on("/status/$_", $_, 'answer %n') for 200, 201, 404;
 
-runs_again(path => '/status', key => 'created');
-is_replay($t->post(path => '/status', key => 'lost'), 404, $lost->body,
-          'a record of an hour outlives one of a second');
-is_replay($t->post(path => '/status', key => 'day'), 200, $day->body,
-          'so does one of a day');
+my %status = map { my %one = (path => "/status/$_", key => "s$_");
+                   $_ => [ \%one, $t->post(%one) ] } 200, 201, 404;
+
+is_answer($status{$_}[1], $_, undef, "an answer with $_") for sort keys %status;
+runs_again(%{ $status{201}[0] });
+is_replay($t->post(%{ $status{$_}[0] }), $_, $status{$_}[1]->body,
+          "the record of $_ outlives one of a second") for 200, 404;
 
 # An unstored one lives like a done one, an unknown one has a life of its own.
 

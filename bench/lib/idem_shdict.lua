@@ -76,7 +76,10 @@ end
 
 
 function _M.count(name)
-    ngx.print(#shared[name]:get_keys(0), "\n")
+    local n = tostring(#shared[name]:get_keys(0))
+
+    ngx.header["Content-Length"] = #n
+    ngx.print(n)
 end
 
 

@@ -90,7 +90,7 @@ ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
         }
 
         if (ngx_idem_policy_not_carried_out(status)) {
-            return NGX_IDEM_FATE_RELEASE;
+            return ev->doubt ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
         }
 
         ttl = valid->ttl_s;

@@ -49,6 +49,8 @@ typedef struct {
                                    handler ran that is none */
     int       answered;         /* the last one asked gave a complete answer */
     int       complete;         /* the answer for the client has come whole */
+    int       doubt;            /* one asked before the last got a byte and
+                                   gave no complete answer */
 } ngx_idem_evidence_t;
 
 
@@ -69,8 +71,12 @@ typedef enum {
  *   own rule for the status              STORE, or RELEASE if its time is 0
  *   502, 504 of an upstream              UNKNOWN
  *   401 403 407 408 409 413 421 423 425
- *   426 428 429 431 503 511              RELEASE
+ *   426 428 429 431 503 511, in doubt    UNKNOWN
+ *   the same, not in doubt               RELEASE
  *   else                                 STORE
+ *
+ * In doubt: the last one says that it did not carry the request out, but it
+ * does not speak for another that was asked before.
  *
  * The status is the upstream's, or the final one if none was asked.
  *

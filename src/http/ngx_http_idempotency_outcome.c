@@ -77,6 +77,10 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
         return;
     }
 
+    if (ctx->cut) {
+        ev->doubt = 1;
+    }
+
     if (u->header_sent) {
         ev->answered = complete;
         ev->upstream_status = (unsigned) u->headers_in.status_n;
@@ -108,13 +112,21 @@ ngx_http_idempotency_last_asked(ngx_http_request_t *r, ngx_idem_evidence_t *ev)
 
     for (i = 0; i < r->upstream_states->nelts; i++) {
 
+        if (state[i].peer == NULL) {
+            continue;
+        }
+
+        if (last && last->bytes_sent
+            && last->header_time == (ngx_msec_t) -1)
+        {
+            ev->doubt = 1;
+        }
+
         if (state[i].bytes_sent) {
             ev->sent = 1;
         }
 
-        if (state[i].peer) {
-            last = &state[i];
-        }
+        last = &state[i];
     }
 
     return last;

@@ -60,47 +60,51 @@ static void test_fields(const ngx_idem_fields_conf_t *conf,
 /* Without a rule of the operator's. */
 
 static const test_fate_t  fates[] = {
-/*      upstream final asked sent answered complete */
-    { { 0,       502,  1,    0,   0,       1 }, RELEASE,
+/*      upstream final asked sent answered complete doubt */
+    { { 0,       502,  1,    0,   0,       1, 0 }, RELEASE,
       "asked, not answered, not sent: a page of nginx's own" },
-    { { 0,       0,    1,    0,   0,       0 }, RELEASE,
+    { { 0,       0,    1,    0,   0,       0, 0 }, RELEASE,
       "asked, not answered, not sent: no page" },
-    { { 200,     200,  1,    0,   0,       1 }, RELEASE,
+    { { 200,     200,  1,    0,   0,       1, 0 }, RELEASE,
       "asked, not answered, not sent, whatever the status" },
-    { { 0,       504,  1,    1,   0,       1 }, UNKNOWN,
+    { { 0,       504,  1,    1,   0,       1, 0 }, UNKNOWN,
       "asked, sent, not answered: a page of nginx's own" },
-    { { 201,     201,  1,    1,   0,       0 }, UNKNOWN,
+    { { 201,     201,  1,    1,   0,       0, 0 }, UNKNOWN,
       "asked, sent, cut off in the body" },
-    { { 503,     200,  1,    1,   0,       1 }, UNKNOWN,
+    { { 503,     200,  1,    1,   0,       1, 0 }, UNKNOWN,
       "asked, sent, cut off in a refusal, replaced by a page" },
-    { { 0,       0,    0,    0,   0,       0 }, RELEASE,
+    { { 0,       0,    0,    0,   0,       0, 0 }, RELEASE,
       "ended before content" },
-    { { 0,       200,  0,    1,   0,       0 }, UNKNOWN,
+    { { 0,       200,  0,    1,   0,       0, 0 }, UNKNOWN,
       "a content handler ran and did not end" },
-    { { 200,     200,  1,    1,   1,       0 }, UNKNOWN,
+    { { 200,     200,  1,    1,   1,       0, 0 }, UNKNOWN,
       "answered, but the answer for the client is not whole" },
-    { { 200,     200,  1,    0,   1,       0 }, RELEASE,
+    { { 200,     200,  1,    0,   1,       0, 0 }, RELEASE,
       "not complete, and nothing was sent" },
-    { { 201,     201,  1,    1,   1,       1 }, STORE,
+    { { 201,     201,  1,    1,   1,       1, 0 }, STORE,
       "an answer" },
-    { { 0,       201,  0,    1,   0,       1 }, STORE,
+    { { 0,       201,  0,    1,   0,       1, 0 }, STORE,
       "an answer of a content handler" },
-    { { 0,       200,  0,    0,   0,       1 }, STORE,
+    { { 0,       200,  0,    0,   0,       1, 0 }, STORE,
       "an answer without evidence of sending" },
-    { { 502,     502,  1,    1,   1,       1 }, UNKNOWN,
+    { { 502,     502,  1,    1,   1,       1, 0 }, UNKNOWN,
       "502 of the upstream's own" },
-    { { 504,     200,  1,    1,   1,       1 }, UNKNOWN,
+    { { 504,     200,  1,    1,   1,       1, 0 }, UNKNOWN,
       "504 of the upstream's own, replaced by a page" },
-    { { 0,       502,  0,    1,   0,       1 }, STORE,
+    { { 0,       502,  0,    1,   0,       1, 0 }, STORE,
       "502 of no upstream" },
-    { { 0,       504,  0,    1,   0,       1 }, STORE,
+    { { 0,       504,  0,    1,   0,       1, 0 }, STORE,
       "504 of no upstream" },
-    { { 503,     200,  1,    1,   1,       1 }, RELEASE,
+    { { 503,     200,  1,    1,   1,       1, 0 }, RELEASE,
       "the upstream's status decides: it refused" },
-    { { 200,     503,  1,    1,   1,       1 }, STORE,
+    { { 200,     503,  1,    1,   1,       1, 0 }, STORE,
       "the upstream's status decides: it did not" },
-    { { 0,       503,  0,    1,   0,       1 }, RELEASE,
-      "the final status decides if no upstream was asked" }
+    { { 0,       503,  0,    1,   0,       1, 0 }, RELEASE,
+      "the final status decides if no upstream was asked" },
+    { { 503,     503,  1,    1,   1,       1, 1 }, UNKNOWN,
+      "a refusal does not speak for one asked before" },
+    { { 200,     200,  1,    1,   1,       1, 1 }, STORE,
+      "another's success is what came of it" }
 };
 
 
@@ -304,7 +308,7 @@ test_statuses(void)
     unsigned               status;
     uint32_t               ttl;
     ngx_idem_fate_e        expected;
-    ngx_idem_evidence_t    ev = { 0, 0, 1, 1, 1, 1 };
+    ngx_idem_evidence_t    ev = { 0, 0, 1, 1, 1, 1, 0 };
     ngx_idem_valid_conf_t  valid = { NULL, 0, DEFAULT };
 
     for (status = 100; status < 600; status++) {
@@ -354,7 +358,7 @@ test_rule_rows(const ngx_idem_valid_conf_t *valid, const test_rule_t *rows,
     size_t               i;
     uint32_t             ttl;
     ngx_idem_fate_e      fate;
-    ngx_idem_evidence_t  ev = { 0, 0, 1, 1, 1, 1 };
+    ngx_idem_evidence_t  ev = { 0, 0, 1, 1, 1, 1, 0 };
 
     for (i = 0; i < n; i++) {
         ttl = NOT_SET;

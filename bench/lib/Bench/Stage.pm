@@ -423,7 +423,9 @@ sub functions_of {
             = /^\s*([\d,]+) \(.*?\)\s+\S*?:(\S+)(?: \[(?:.*\/)?(.*?)\])?/
             or next;
         $n =~ tr/,//d;
-        $of{ $name . ' ' . ($object || '') } += $n;
+        $name =~ s/'\d+$|\.part\.\d+$//;
+        $name .= " of $object" if $name =~ /^0x/ && $object;
+        $of{$name} += $n;
     }
 
     return \%of;

@@ -96,19 +96,29 @@ sub DESTROY {
 sub _run {
     my ($listener, $control, $code, $read, $write) = @_;
 
-    for (my $n = 1; my $socket = $listener->accept; ) {
+    my $n = 0;
 
-        my $body = eval { $read->($socket) } // next;
-        my $answer = $code->({ n => $n++, body => $body });
+    while (my $socket = $listener->accept) {
+        my $body = eval { $read->($socket) };
 
-        if ($answer->{hold}) {
-            syswrite $control, '?';
-            sysread $control, my $order, 1 or die "the test has ended\n";
+        if (defined $body) {
+            my $answer = $code->({ n => ++$n, body => $body });
+
+            _hold($control) if $answer->{hold};
+            eval { $write->($socket, $answer) };
         }
 
-        $answer->{half} = int(length($answer->{body}) / 2);
-        eval { $write->($socket, $answer) };
+        close $socket;
     }
+
+    return;
+}
+
+
+sub _hold {
+    my ($control) = @_;
+    syswrite $control, '?';
+    sysread $control, my $order, 1 or die "the test has ended\n";
 
     return;
 }
@@ -140,13 +150,23 @@ sub _put {
 }
 
 
+# The body, or half of it.
+
+sub _body {
+    my ($a) = @_;
+    my $length = length $a->{body};
+
+    return substr $a->{body}, 0, $a->{cut} ? $length / 2 : $length;
+}
+
+
 sub _cgi {
     my ($a) = @_;
 
     return join "\r\n", "Status: $a->{status} Told So",
         map({ "$_->[0]: $_->[1]" } @{ $a->{headers} || [] }),
         $a->{open} ? () : 'Content-Length: ' . length $a->{body}, '',
-        $a->{cut} ? substr $a->{body}, 0, $a->{half} : $a->{body};
+        _body($a);
 }
 
 
@@ -239,8 +259,7 @@ sub _read_grpc {
 sub _write_grpc {
     my ($socket, $a) = @_;
 
-    my @data = unpack '(a16000)*', $a->{cut}
-        ? substr $a->{body}, 0, $a->{half} : $a->{body};
+    my @data = unpack '(a16000)*', _body($a);
     my $head = "\x08" . pack('C/a*', $a->{status})
                . _fields($a->{headers});
     my $end = @data || $a->{trailers} || $a->{cut} ? 0 : 1;
