@@ -13,6 +13,7 @@
 
 #define NGX_IDEM_WORKER_ZONE  "ngx_http_idempotency_workers"
 #define NGX_IDEM_WORKER_TICK  1000
+#define NGX_IDEM_WORKER_DEAD  ((uint64_t) -1)
 
 
 /*
@@ -489,7 +490,7 @@ ngx_idem_worker_runs(const ngx_idem_worker_slot_t *sl)
 }
 
 
-/* In the kernel's ticks since boot; 0 if it cannot be known. */
+/* In ticks since boot; 0 if it cannot be known, else that it is dead. */
 
 static uint64_t
 ngx_idem_worker_start(ngx_pid_t pid)
@@ -540,6 +541,12 @@ ngx_idem_worker_parse_stat(const u_char *p, size_t len)
 
     for (p = last; len && p[-1] != ')'; len--) {
         p--;
+    }
+
+    /* a zombie has a start time, but no life */
+
+    if (last - p > 1 && (p[1] == 'Z' || p[1] == 'X')) {
+        return NGX_IDEM_WORKER_DEAD;
     }
 
     for (spaces = 20; p < last && spaces; p++) {

@@ -99,6 +99,8 @@ static const test_stat_t  stats[] = {
       "23", "a name with spaces and parentheses", 98 },
     { "7 (nginx) S 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 97 21\n",
       "nothing after it", 97 },
+    { "7 (nginx) Z 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 96 21\n",
+      "a zombie", NGX_IDEM_WORKER_DEAD },
     { "7 (nginx) S 2 3 4", "too short", 0 },
     { "7 nginx", "no name", 0 },
     { "", "empty", 0 },
@@ -152,6 +154,7 @@ test_parse(void)
 static void
 test_life(void)
 {
+    siginfo_t           info;
     test_child_t        first, second, third, heir;
     ngx_idem_worker_t  *wk;
 
@@ -165,9 +168,15 @@ test_life(void)
     tap_ok(ngx_idem_worker_alive(wk, first.id), "the first is alive");
     tap_ok(ngx_idem_worker_alive(wk, second.id), "the second is alive");
 
+    (void) kill(first.pid, SIGKILL);
+    (void) waitid(P_PID, (id_t) first.pid, &info, WEXITED|WNOWAIT);
+
+    tap_ok(!ngx_idem_worker_alive(wk, first.id),
+           "killed, it is dead before its master knows");
+
     test_reap(&first, SIGKILL);
 
-    tap_ok(!ngx_idem_worker_alive(wk, first.id), "killed, it is dead");
+    tap_ok(!ngx_idem_worker_alive(wk, first.id), "and then too");
     tap_ok(ngx_idem_worker_alive(wk, second.id), "the other one is not");
 
     test_child(wk, &heir);
