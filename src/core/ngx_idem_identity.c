@@ -4,13 +4,21 @@
  */
 
 
+#include <string.h>
+
 #include "core/ngx_idem_identity.h"
 
 
-static void ngx_idem_digest_bytes(ngx_idem_digest_t *dg, const void *data,
+/* what 64 bits take, 7 bits a byte */
+
+#define NGX_IDEM_DIGEST_VARINT_LEN  10
+
+
+static void ngx_idem_digest_varint(ngx_idem_digest_t *dg, uint64_t n);
+static void ngx_idem_digest_bytes(ngx_idem_digest_t *dg, ngx_idem_span_t span);
+static void ngx_idem_digest_flush(ngx_idem_digest_t *dg);
+static void ngx_idem_digest_update(ngx_idem_digest_t *dg, const uint8_t *data,
     size_t len);
-static void ngx_idem_digest_number(ngx_idem_digest_t *dg, uint64_t n,
-    size_t width);
 
 
 /* libcrypto looks an algorithm up anew unless type is a fetched one. */
@@ -21,6 +29,7 @@ ngx_idem_digest_start(ngx_idem_digest_t *dg, EVP_MD_CTX *md,
 {
     dg->md = md;
     dg->body = 0;
+    dg->used = 0;
     dg->failed = EVP_DigestInit_ex(md, type, NULL) != 1;
 }
 
@@ -28,15 +37,15 @@ ngx_idem_digest_start(ngx_idem_digest_t *dg, EVP_MD_CTX *md,
 void
 ngx_idem_digest_list(ngx_idem_digest_t *dg, uint32_t n)
 {
-    ngx_idem_digest_number(dg, n, 4);
+    ngx_idem_digest_varint(dg, n);
 }
 
 
 void
 ngx_idem_digest_part(ngx_idem_digest_t *dg, ngx_idem_span_t part)
 {
-    ngx_idem_digest_number(dg, part.len, 8);
-    ngx_idem_digest_bytes(dg, part.data, part.len);
+    ngx_idem_digest_varint(dg, part.len);
+    ngx_idem_digest_bytes(dg, part);
 }
 
 
@@ -44,20 +53,22 @@ void
 ngx_idem_digest_body(ngx_idem_digest_t *dg, ngx_idem_span_t piece)
 {
     dg->body += piece.len;
-    ngx_idem_digest_bytes(dg, piece.data, piece.len);
+    ngx_idem_digest_bytes(dg, piece);
 }
 
 
 void
 ngx_idem_digest_body_end(ngx_idem_digest_t *dg)
 {
-    ngx_idem_digest_number(dg, dg->body, 8);
+    ngx_idem_digest_varint(dg, dg->body);
 }
 
 
 int
 ngx_idem_digest_final(ngx_idem_digest_t *dg, uint8_t *out)
 {
+    ngx_idem_digest_flush(dg);
+
     if (dg->failed || EVP_DigestFinal_ex(dg->md, out, NULL) != 1) {
         return -1;
     }
@@ -67,28 +78,57 @@ ngx_idem_digest_final(ngx_idem_digest_t *dg, uint8_t *out)
 
 
 static void
-ngx_idem_digest_bytes(ngx_idem_digest_t *dg, const void *data, size_t len)
+ngx_idem_digest_varint(ngx_idem_digest_t *dg, uint64_t n)
 {
-    if (dg->failed || len == 0) {
+    if (sizeof(dg->buf) - dg->used < NGX_IDEM_DIGEST_VARINT_LEN) {
+        ngx_idem_digest_flush(dg);
+    }
+
+    for ( /* void */ ; n > 0x7f; n >>= 7) {
+        dg->buf[dg->used++] = (uint8_t) (0x80 | (n & 0x7f));
+    }
+
+    dg->buf[dg->used++] = (uint8_t) n;
+}
+
+
+/* What is longer than the buffer is not copied into it. */
+
+static void
+ngx_idem_digest_bytes(ngx_idem_digest_t *dg, ngx_idem_span_t span)
+{
+    if (span.len == 0) {
+        return;
+    }
+
+    if (span.len > sizeof(dg->buf) - dg->used) {
+        ngx_idem_digest_flush(dg);
+    }
+
+    if (span.len > sizeof(dg->buf)) {
+        ngx_idem_digest_update(dg, span.data, span.len);
+        return;
+    }
+
+    memcpy(dg->buf + dg->used, span.data, span.len);
+    dg->used += span.len;
+}
+
+
+static void
+ngx_idem_digest_flush(ngx_idem_digest_t *dg)
+{
+    ngx_idem_digest_update(dg, dg->buf, dg->used);
+    dg->used = 0;
+}
+
+
+static void
+ngx_idem_digest_update(ngx_idem_digest_t *dg, const uint8_t *data, size_t len)
+{
+    if (dg->failed) {
         return;
     }
 
     dg->failed = EVP_DigestUpdate(dg->md, data, len) != 1;
-}
-
-
-/* The low width bytes of n, big endian. */
-
-static void
-ngx_idem_digest_number(ngx_idem_digest_t *dg, uint64_t n, size_t width)
-{
-    size_t   i;
-    uint8_t  buf[8];
-
-    for (i = width; i > 0; i--) {
-        buf[i - 1] = (uint8_t) (n & 0xff);
-        n >>= 8;
-    }
-
-    ngx_idem_digest_bytes(dg, buf, width);
 }

@@ -8,14 +8,20 @@
  *
  * What is hashed:
  *
- *   list   count of parts (4 bytes, big endian), then the parts
- *   part   length (8 bytes, big endian), then the bytes
- *   body   the bytes as they come, then their length (8 bytes, big endian);
- *          at most one, the last thing in a digest, as its length is known
- *          only at its end
+ *   list   varint, count of parts; then the parts
+ *   part   varint, length; then the bytes
+ *   body   the bytes as they come; then a varint, their length; at most one,
+ *          the last thing in a digest, as its length is known only at its end
  *
  * identity     list of scope parts, list of key parts
  * fingerprint  list of parts, then the body if it belongs to it
+ *
+ * A varint is little endian base 128 (LEB128), the shortest one that holds its
+ * value.  It tells itself where it ends, and a part's tells where the part
+ * ends: whoever knows how many lists there are reads them back from the first
+ * byte on.  What is left then is nothing, or a body and its length.  The longer
+ * a body, the more bytes these two are together: their sum tells the body's
+ * length, and so the body.
  */
 
 
@@ -28,10 +34,17 @@
 #include "core/ngx_idem_core.h"
 
 
+/* Three blocks of SHA-256: most digests are fed to libcrypto in one call. */
+
+#define NGX_IDEM_DIGEST_BUFFER  192
+
+
 typedef struct {
     EVP_MD_CTX  *md;            /* the caller's, see ngx_idem_digest_start() */
     uint64_t     body;          /* bytes of the body fed so far */
+    size_t       used;          /* bytes in buf, not fed to libcrypto yet */
     int          failed;        /* libcrypto refused; checked at the end */
+    uint8_t      buf[NGX_IDEM_DIGEST_BUFFER];
 } ngx_idem_digest_t;
 
 

@@ -18,12 +18,23 @@
 #define NGX_IDEM_KEY_UUID_LEN         36
 
 
+/* Where a byte may stand: the left digit is of keys, the right of parameters */
+
+#define NGX_IDEM_KEY_PLAIN            0x10  /* in a key that is no String */
+#define NGX_IDEM_KEY_STRING           0x20  /* in a String, unescaped */
+#define NGX_IDEM_KEY_HEX              0x40
+#define NGX_IDEM_KEY_DIGIT            0x80
+#define NGX_IDEM_KEY_NAME             0x01
+#define NGX_IDEM_KEY_TOKEN            0x02
+#define NGX_IDEM_KEY_BASE64           0x04
+#define NGX_IDEM_KEY_FIRST            0x08  /* of a token; of NAME: a name */
+
+
 /*
  * The functions that read a piece of an Item take its first byte and the byte
  * behind the last one, and return the byte behind the piece or NULL.
  */
 
-static int ngx_idem_key_plain(ngx_idem_span_t field);
 static int ngx_idem_key_item(ngx_idem_span_t field, uint8_t *key,
     size_t *len);
 static const uint8_t *ngx_idem_key_string(const uint8_t *p,
@@ -34,29 +45,45 @@ static const uint8_t *ngx_idem_key_bare_item(const uint8_t *p,
     const uint8_t *last);
 static const uint8_t *ngx_idem_key_number(const uint8_t *p,
     const uint8_t *last);
-static const uint8_t *ngx_idem_key_token(const uint8_t *p,
-    const uint8_t *last);
 static const uint8_t *ngx_idem_key_bytes(const uint8_t *p,
     const uint8_t *last);
 static const uint8_t *ngx_idem_key_boolean(const uint8_t *p,
     const uint8_t *last);
 static int ngx_idem_key_uuid(uint8_t *key, size_t len);
-static size_t ngx_idem_key_digits(const uint8_t *p, const uint8_t *last);
-static int ngx_idem_key_is_digit(uint8_t c);
-static int ngx_idem_key_is_lower(uint8_t c);
-static int ngx_idem_key_is_alpha(uint8_t c);
-static int ngx_idem_key_is_one_of(uint8_t c, const char *set);
+static int ngx_idem_key_is(uint8_t c, int class);
+static const uint8_t *ngx_idem_key_skip(const uint8_t *p,
+    const uint8_t *last, int class);
+
+
+static const uint8_t  ngx_idem_key_class[256] = {
+    [' '] =
+    0x20, 0x32, 0x00, 0x32, 0x32, 0x32, 0x32, 0x32,    /* sp ! " # $ % & ' */
+    0x30, 0x30, 0x3b, 0x36, 0x20, 0x33, 0x33, 0x36,    /* ( ) * + , - . / */
+    0xf7, 0xf7, 0xf7, 0xf7, 0xf7, 0xf7, 0xf7, 0xf7,    /* 0 1 2 3 4 5 6 7 */
+    0xf7, 0xf7, 0x32, 0x30, 0x30, 0x34, 0x30, 0x30,    /* 8 9 : ; < = > ? */
+    0x30, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x3e,    /* @ A B C D E F G */
+    0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e,    /* H I J K L M N O */
+    0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e,    /* P Q R S T U V W */
+    0x3e, 0x3e, 0x3e, 0x30, 0x10, 0x30, 0x32, 0x33,    /* X Y Z [ \ ] ^ _ */
+    0x32, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x3f,    /* ` a b c d e f g */
+    0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f,    /* h i j k l m n o */
+    0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f,    /* p q r s t u v w */
+    0x3f, 0x3f, 0x3f, 0x30, 0x32, 0x30, 0x32, 0x00     /* x y z { | } ~ del */
+};
 
 
 ngx_idem_key_answer_e
 ngx_idem_key_parse(const ngx_idem_key_rule_t *rule, ngx_idem_span_t field,
     uint8_t *key, size_t *len)
 {
-    size_t  n;
+    size_t          n;
+    const uint8_t  *last;
 
     if (field.len == 0) {
         return NGX_IDEM_KEY_MISSING;
     }
+
+    last = field.data + field.len;
 
     if (field.data[0] == '"') {
         if (!ngx_idem_key_item(field, key, &n)) {
@@ -65,7 +92,7 @@ ngx_idem_key_parse(const ngx_idem_key_rule_t *rule, ngx_idem_span_t field,
 
     } else {
         if (rule->format == NGX_IDEM_KEY_STRUCTURED
-            || !ngx_idem_key_plain(field))
+            || ngx_idem_key_skip(field.data, last, NGX_IDEM_KEY_PLAIN) != last)
         {
             return NGX_IDEM_KEY_SYNTAX;
         }
@@ -93,24 +120,6 @@ ngx_idem_key_parse(const ngx_idem_key_rule_t *rule, ngx_idem_span_t field,
 
 
 static int
-ngx_idem_key_plain(ngx_idem_span_t field)
-{
-    size_t   i;
-    uint8_t  c;
-
-    for (i = 0; i < field.len; i++) {
-        c = field.data[i];
-
-        if (c < 0x21 || c > 0x7e || c == '"' || c == ',') {
-            return 0;
-        }
-    }
-
-    return 1;
-}
-
-
-static int
 ngx_idem_key_item(ngx_idem_span_t field, uint8_t *key, size_t *len)
 {
     const uint8_t  *p, *last;
@@ -132,34 +141,32 @@ static const uint8_t *
 ngx_idem_key_string(const uint8_t *p, const uint8_t *last, uint8_t *key,
     size_t *len)
 {
-    size_t   n;
-    uint8_t  c;
+    size_t  n;
 
     n = 0;
 
     for (p++; p < last; p++) {
-        c = *p;
 
-        if (c == '"') {
-            *len = n;
-            return p + 1;
-        }
+        if (!ngx_idem_key_is(*p, NGX_IDEM_KEY_STRING)) {
 
-        if (c == '\\') {
+            if (*p == '"') {
+                *len = n;
+                return p + 1;
+            }
+
+            if (*p != '\\') {
+                return NULL;
+            }
+
             p++;
 
             if (p == last || (*p != '"' && *p != '\\')) {
                 return NULL;
             }
-
-            c = *p;
-
-        } else if (c < 0x20 || c > 0x7e) {
-            return NULL;
         }
 
         if (key != NULL) {
-            key[n] = c;
+            key[n] = *p;
         }
 
         n++;
@@ -180,15 +187,14 @@ ngx_idem_key_param(const uint8_t *p, const uint8_t *last)
         p++;
     } while (p < last && *p == ' ');
 
-    if (p == last || (!ngx_idem_key_is_lower(*p) && *p != '*')) {
+    if (p == last
+        || !ngx_idem_key_is(*p, NGX_IDEM_KEY_NAME)
+        || !ngx_idem_key_is(*p, NGX_IDEM_KEY_FIRST))
+    {
         return NULL;
     }
 
-    do {
-        p++;
-    } while (p < last
-             && (ngx_idem_key_is_lower(*p) || ngx_idem_key_is_digit(*p)
-                 || ngx_idem_key_is_one_of(*p, "_-.*")));
+    p = ngx_idem_key_skip(p, last, NGX_IDEM_KEY_NAME);
 
     if (p == last || *p != '=') {
         return p;
@@ -220,8 +226,8 @@ ngx_idem_key_bare_item(const uint8_t *p, const uint8_t *last)
 
     default:
 
-        if (*p == '*' || ngx_idem_key_is_alpha(*p)) {
-            return ngx_idem_key_token(p, last);
+        if (ngx_idem_key_is(*p, NGX_IDEM_KEY_FIRST)) {
+            return ngx_idem_key_skip(p, last, NGX_IDEM_KEY_TOKEN);
         }
 
         return ngx_idem_key_number(p, last);
@@ -232,60 +238,41 @@ ngx_idem_key_bare_item(const uint8_t *p, const uint8_t *last)
 static const uint8_t *
 ngx_idem_key_number(const uint8_t *p, const uint8_t *last)
 {
-    size_t  n;
+    const uint8_t  *end;
 
     if (*p == '-') {
         p++;
     }
 
-    n = ngx_idem_key_digits(p, last);
+    end = ngx_idem_key_skip(p, last, NGX_IDEM_KEY_DIGIT);
 
-    if (n == 0 || n > NGX_IDEM_KEY_INTEGER_DIGITS) {
+    if (end == p || end - p > NGX_IDEM_KEY_INTEGER_DIGITS) {
         return NULL;
     }
 
-    p += n;
-
-    if (p == last || *p != '.') {
-        return p;
+    if (end == last || *end != '.') {
+        return end;
     }
 
-    if (n > NGX_IDEM_KEY_DECIMAL_DIGITS) {
+    if (end - p > NGX_IDEM_KEY_DECIMAL_DIGITS) {
         return NULL;
     }
 
-    p++;
-    n = ngx_idem_key_digits(p, last);
+    p = end + 1;
+    end = ngx_idem_key_skip(p, last, NGX_IDEM_KEY_DIGIT);
 
-    if (n == 0 || n > NGX_IDEM_KEY_FRACTION_DIGITS) {
+    if (end == p || end - p > NGX_IDEM_KEY_FRACTION_DIGITS) {
         return NULL;
     }
 
-    return p + n;
-}
-
-
-static const uint8_t *
-ngx_idem_key_token(const uint8_t *p, const uint8_t *last)
-{
-    do {
-        p++;
-    } while (p < last
-             && (ngx_idem_key_is_alpha(*p) || ngx_idem_key_is_digit(*p)
-                 || ngx_idem_key_is_one_of(*p, "!#$%&'*+-.^_`|~:/")));
-
-    return p;
+    return end;
 }
 
 
 static const uint8_t *
 ngx_idem_key_bytes(const uint8_t *p, const uint8_t *last)
 {
-    do {
-        p++;
-    } while (p < last
-             && (ngx_idem_key_is_alpha(*p) || ngx_idem_key_is_digit(*p)
-                 || ngx_idem_key_is_one_of(*p, "+/=")));
+    p = ngx_idem_key_skip(p + 1, last, NGX_IDEM_KEY_BASE64);
 
     if (p == last || *p != ':') {
         return NULL;
@@ -313,8 +300,7 @@ ngx_idem_key_boolean(const uint8_t *p, const uint8_t *last)
 static int
 ngx_idem_key_uuid(uint8_t *key, size_t len)
 {
-    size_t   i;
-    uint8_t  c;
+    size_t  i;
 
     if (len != NGX_IDEM_KEY_UUID_LEN) {
         return 0;
@@ -330,62 +316,34 @@ ngx_idem_key_uuid(uint8_t *key, size_t len)
             continue;
         }
 
-        if (ngx_idem_key_is_digit(key[i])) {
-            continue;
-        }
-
-        c = key[i] | 0x20;
-
-        if (c < 'a' || c > 'f') {
+        if (!ngx_idem_key_is(key[i], NGX_IDEM_KEY_HEX)) {
             return 0;
         }
 
-        key[i] = c;
+        /* a digit has this bit anyway */
+
+        key[i] |= 0x20;
     }
 
     return 1;
 }
 
 
-static size_t
-ngx_idem_key_digits(const uint8_t *p, const uint8_t *last)
+static int
+ngx_idem_key_is(uint8_t c, int class)
 {
-    size_t  n;
+    return ngx_idem_key_class[c] & class;
+}
 
-    n = 0;
 
-    while (p < last && ngx_idem_key_is_digit(*p)) {
+/* Returns the first byte that is not of the class, or last. */
+
+static const uint8_t *
+ngx_idem_key_skip(const uint8_t *p, const uint8_t *last, int class)
+{
+    while (p < last && ngx_idem_key_is(*p, class)) {
         p++;
-        n++;
     }
 
-    return n;
-}
-
-
-static int
-ngx_idem_key_is_digit(uint8_t c)
-{
-    return c >= '0' && c <= '9';
-}
-
-
-static int
-ngx_idem_key_is_lower(uint8_t c)
-{
-    return c >= 'a' && c <= 'z';
-}
-
-
-static int
-ngx_idem_key_is_alpha(uint8_t c)
-{
-    return ngx_idem_key_is_lower(c | 0x20);
-}
-
-
-static int
-ngx_idem_key_is_one_of(uint8_t c, const char *set)
-{
-    return c != '\0' && strchr(set, c) != NULL;
+    return p;
 }

@@ -21,8 +21,7 @@
 
 /*
  * The expected digests are sha256sum's, over bytes written with printf:
- * \0\0\0\1 \0\0\0\0\0\0\0\013 example.com \0\0\0\1 \0\0\0\0\0\0\0\2 k1
- * for the first one, and so on.
+ * \1 \013 example.com \1 \2 k1 for the first one, and so on.
  */
 
 typedef struct {
@@ -42,42 +41,80 @@ typedef struct {
 } test_body_t;
 
 
+typedef struct {
+    const char       *hex;
+    const char       *why;
+    uint32_t          n;            /* parts in the list */
+    size_t            len;          /* of one part of letters a, 0: none */
+} test_number_t;
+
+
 static void test_digest(EVP_MD_CTX *md, const EVP_MD *type,
     const test_list_t *t, uint8_t *out);
 static void test_lists(EVP_MD_CTX *md, const EVP_MD *type);
 static void test_numbers(EVP_MD_CTX *md, const EVP_MD *type);
 static void test_bodies(EVP_MD_CTX *md, const EVP_MD *type);
+static void test_splits(EVP_MD_CTX *md, const EVP_MD *type);
 static void test_reuse(EVP_MD_CTX *md, const EVP_MD *type);
 static void test_failures(const EVP_MD *type);
 static void test_hex(const uint8_t *digest, char *hex);
 
 
 static const test_list_t  lists[] = {
-    { "c0eaa09a0cac03290bd9d8a7394f8f6afcea8964ac4539c55c422e898a7b2034",
+    { "08be5e8b15356548c3d70f5e37af55836660dc4bcda38193ab379e73c2db8a09",
       "a scope and a key", 1, 1, { span("example.com"), span("k1") } },
-    { "8f5d82d5696048e16b6ba477874bc295391c278d0a0d4d0e827720fa7a4fc914",
+    { "75304487d8e6252caace979146665c82c60708d5689278a1bae7a364d7904659",
       "two scope parts and a composite key", 2, 2,
       { span("alice"), span("example.com"), span("src"), span("42") } },
-    { "af5570f5a1810b7af78caf4bc70a660f0df51e42baf91d4de5b2328de0e83dfc",
+    { "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
       "two empty lists", 0, 0, { span("") } },
-    { "9cbc73d18d70c94fe366e696035c4f2cffdbab7ea6d6c2c039ca185f9c9f2746",
+    { "47dc540c94ceb704a23875c11273e16bb0b8a87aed84de911f2133568115f254",
       "a list of one empty part", 1, NONE, { { NULL, 0 } } }
 };
 
 
 static const test_body_t  bodies[] = {
-    { "cb1d4079937bdfba05c22bc78f665a047d87c1c7eb107c5c9885cb30d990e6df",
+    { "f5aa0b9324d66d8dd7938ed86cb48406b733b14f096a1561564c31b3afb51ef2",
       "a fingerprint without a body", { NULL, NULL, NULL, NULL }, 0 },
-    { "fae4407dc66ce2091d50d5e9b94ca6f0c3ad9506c1802f70fc983c317f865463",
+    { "4972082417dfb326e7f6869e58672a696f3af875ab3eae1b533de8d440402ef7",
       "an empty body is not no body", { NULL, NULL, NULL, NULL }, 1 },
-    { "fae4407dc66ce2091d50d5e9b94ca6f0c3ad9506c1802f70fc983c317f865463",
+    { "4972082417dfb326e7f6869e58672a696f3af875ab3eae1b533de8d440402ef7",
       "empty pieces are an empty body", { "", "", NULL, NULL }, 1 },
-    { "6bee612fbc5dc6e61baef813e601de6de0079f399983f4d879fa73890c82e76b",
+    { "68f6f4c21b998af0b3d3c15d5ed9a2020dfdb5096476e6fc536f83c5d8c1ce74",
       "a body at once", { "eur=1", NULL, NULL, NULL }, 1 },
-    { "6bee612fbc5dc6e61baef813e601de6de0079f399983f4d879fa73890c82e76b",
+    { "68f6f4c21b998af0b3d3c15d5ed9a2020dfdb5096476e6fc536f83c5d8c1ce74",
       "the same body in three pieces", { "e", "ur=", "1", NULL }, 1 },
-    { "6bee612fbc5dc6e61baef813e601de6de0079f399983f4d879fa73890c82e76b",
+    { "68f6f4c21b998af0b3d3c15d5ed9a2020dfdb5096476e6fc536f83c5d8c1ce74",
       "the same body with empty pieces", { "", "eur=", "", "1" }, 1 }
+};
+
+
+/* Base 128, little endian: \204 \206 \210 \10 for the first one. */
+
+static const test_number_t  numbers[] = {
+    { "1abeb19d0d5b944568e40aff8638c58311785d6bf9eff8e10825e9ca03976495",
+      "a count of four bytes", 0x01020304, 0 },
+    { "1306421c285b47733b9c0ef446405e68615e675d404f1c31f8b0149afb9eb352",
+      "the longest part with a length of one byte", 1, 127 },
+    { "549f16d6bdd0aa761adca742aa74e34b98a0fd2f7e80b9559b4bf53ef8deaca4",
+      "the shortest part with a length of two", 1, 128 },
+    { "4eabe58540b0a2323643ebe8ca5c644099e8382a946e45b62431c8799373939a",
+      "a part longer than the buffer", 1, 300 }
+};
+
+
+/* Lengths of the pieces of a body, one after the other and from the start. */
+
+static const size_t  splits[][2] = {
+    { 1, 1 },
+    { 64, 64 },
+    { 5, 300 },
+    { NGX_IDEM_DIGEST_BUFFER - 1, 1 },
+    { NGX_IDEM_DIGEST_BUFFER - 1, 2 },
+    { NGX_IDEM_DIGEST_BUFFER, 1 },
+    { NGX_IDEM_DIGEST_BUFFER, NGX_IDEM_DIGEST_BUFFER },
+    { NGX_IDEM_DIGEST_BUFFER + 1, 1 },
+    { 1000, 1000 }
 };
 
 
@@ -118,6 +155,7 @@ main(void)
     test_lists(md, type);
     test_numbers(md, type);
     test_bodies(md, type);
+    test_splits(md, type);
     test_reuse(md, type);
     test_failures(type);
 
@@ -185,36 +223,37 @@ test_lists(EVP_MD_CTX *md, const EVP_MD *type)
 }
 
 
-/* Counts and lengths beyond one byte: big endian, all of it. */
-
 static void
 test_numbers(EVP_MD_CTX *md, const EVP_MD *type)
 {
-    char               hex[2 * NGX_IDEM_DIGEST_LEN + 1];
-    uint8_t            out[NGX_IDEM_DIGEST_LEN], bytes[300];
-    ngx_idem_span_t    part;
-    ngx_idem_digest_t  dg;
-
-    ngx_idem_digest_start(&dg, md, type);
-    ngx_idem_digest_list(&dg, 0x01020304);
-    tap_ok(ngx_idem_digest_final(&dg, out) == 0, "a count of four bytes");
-    test_hex(out, hex);
-    tap_ok(strcmp(hex, "9f64a747e1b97f131fabb6b447296c9b"
-                       "6f0201e79fb3c5356e6c77e89b6a806a") == 0,
-           "is hashed big endian");
+    char                  hex[2 * NGX_IDEM_DIGEST_LEN + 1];
+    size_t                i;
+    uint8_t               out[NGX_IDEM_DIGEST_LEN], bytes[300];
+    ngx_idem_span_t       part;
+    ngx_idem_digest_t     dg;
+    const test_number_t  *t;
 
     memset(bytes, 'a', sizeof(bytes));
-    part.data = bytes;
-    part.len = sizeof(bytes);
 
-    ngx_idem_digest_start(&dg, md, type);
-    ngx_idem_digest_list(&dg, 1);
-    ngx_idem_digest_part(&dg, part);
-    tap_ok(ngx_idem_digest_final(&dg, out) == 0, "a part of 300 bytes");
-    test_hex(out, hex);
-    tap_ok(strcmp(hex, "d6fbdef58b8da14eb6c4c8eb15097f05"
-                       "fd4df221fbc5b7e8fa291851b0edd9c2") == 0,
-           "has its length in big endian");
+    for (i = 0; i < tap_count(numbers); i++) {
+        t = &numbers[i];
+
+        ngx_idem_digest_start(&dg, md, type);
+        ngx_idem_digest_list(&dg, t->n);
+
+        if (t->len != 0) {
+            part.data = bytes;
+            part.len = t->len;
+            ngx_idem_digest_part(&dg, part);
+        }
+
+        if (ngx_idem_digest_final(&dg, out) != 0) {
+            memset(out, 0, NGX_IDEM_DIGEST_LEN);
+        }
+
+        test_hex(out, hex);
+        tap_ok(strcmp(hex, t->hex) == 0, t->why);
+    }
 }
 
 
@@ -256,6 +295,52 @@ test_bodies(EVP_MD_CTX *md, const EVP_MD *type)
 }
 
 
+/* Bodies of any length, which end anywhere in the buffer and behind it. */
+
+static void
+test_splits(EVP_MD_CTX *md, const EVP_MD *type)
+{
+    size_t             i, k, n, at, wrong;
+    uint8_t            out[NGX_IDEM_DIGEST_LEN], expected[NGX_IDEM_DIGEST_LEN];
+    uint8_t            bytes[602];
+    ngx_idem_span_t    piece;
+    ngx_idem_digest_t  dg;
+
+    wrong = 0;
+
+    for (n = 0; n <= 600; n++) {
+
+        for (k = 0; k < n; k++) {
+            bytes[k] = (uint8_t) (k * 7);
+        }
+
+        if (n > 127) {
+            bytes[k++] = (uint8_t) (128 + n % 128);
+        }
+
+        bytes[k++] = (uint8_t) (n > 127 ? n / 128 : n);
+        wrong += EVP_Digest(bytes, k, expected, NULL, type, NULL) != 1;
+
+        for (i = 0; i < tap_count(splits); i++) {
+            ngx_idem_digest_start(&dg, md, type);
+
+            for (at = 0, k = 0; at < n; at += piece.len, k++) {
+                piece.data = bytes + at;
+                piece.len = splits[i][k % 2];
+                piece.len = piece.len < n - at ? piece.len : n - at;
+                ngx_idem_digest_body(&dg, piece);
+            }
+
+            ngx_idem_digest_body_end(&dg);
+            wrong += ngx_idem_digest_final(&dg, out) != 0
+                     || memcmp(out, expected, sizeof(out)) != 0;
+        }
+    }
+
+    tap_is(wrong, 0, "a body of any length is the same in any pieces");
+}
+
+
 static void
 test_reuse(EVP_MD_CTX *md, const EVP_MD *type)
 {
@@ -265,12 +350,18 @@ test_reuse(EVP_MD_CTX *md, const EVP_MD *type)
 
     ngx_idem_digest_start(&dg, md, type);
     ngx_idem_digest_part(&dg, lists[0].parts[0]);
+    ngx_idem_digest_body(&dg, lists[0].parts[1]);
 
-    test_digest(md, type, &lists[0], out);
+    ngx_idem_digest_start(&dg, md, type);
+    ngx_idem_digest_list(&dg, 2);
+    ngx_idem_digest_part(&dg, method);
+    ngx_idem_digest_part(&dg, uri);
+    ngx_idem_digest_body_end(&dg);
+
+    tap_ok(ngx_idem_digest_final(&dg, out) == 0,
+           "a digest left half done, and another one");
     test_hex(out, hex);
-
-    tap_ok(strcmp(hex, lists[0].hex) == 0,
-           "a digest left half done leaves nothing to the next one");
+    tap_ok(strcmp(hex, bodies[1].hex) == 0, "which gets nothing of the first");
 }
 
 

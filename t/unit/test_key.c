@@ -28,6 +28,10 @@
 
 #define U1          "8e03978e-40d5-43e8-bc93-6894a57f9324"
 
+#define DIGIT       "0123456789"
+#define LOWER       "abcdefghijklmnopqrstuvwxyz"
+#define ALPHA       LOWER "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 
 typedef struct {
     ngx_idem_key_format_e   format;
@@ -47,9 +51,19 @@ typedef struct {
 } test_length_t;
 
 
+typedef struct {
+    ngx_idem_key_format_e   format;
+    const char             *before;
+    const char             *behind;
+    const char             *set;        /* of bytes that make a key */
+    const char             *why;
+} test_class_t;
+
+
 static void test_cases(void);
 static void test_params(void);
 static void test_bytes(void);
+static void test_classes(void);
 static void test_lengths(void);
 static ngx_idem_key_answer_e test_parse(const ngx_idem_key_rule_t *rule,
     const char *field, size_t field_len, char *key, size_t *len);
@@ -232,6 +246,24 @@ static const test_case_t  params[] = {
 };
 
 
+/* The grammar of RFC 8941, sections 3.1.2 and 3.3, byte by byte. */
+
+static const test_class_t  classes[] = {
+    { ANY,  "\"k\";",      "",   LOWER "*", "first of a name" },
+    { ANY,  "\"k\";a",     "",   LOWER DIGIT "_-.*", "in a name" },
+    { ANY,  "\"k\";a=",    "",   ALPHA DIGIT "*",
+      "a value: an integer or first of a token" },
+    { ANY,  "\"k\";a=t",   "",   ALPHA DIGIT "!#$%&'*+-.^_`|~:/",
+      "in a token" },
+    { ANY,  "\"k\";a=1",   "",   DIGIT, "in an integer" },
+    { ANY,  "\"k\";a=1.",  "",   DIGIT, "in a decimal" },
+    { ANY,  "\"k\";a=:",   ":",  ALPHA DIGIT "+/=", "in a byte sequence" },
+    { ANY,  "\"k\";a=?",   "",   "01", "a boolean" },
+    { UUID, "8e03978e-40d5-43e8-bc93-6894a57f932", "",
+      DIGIT "abcdefABCDEF", "in a UUID" }
+};
+
+
 static const test_length_t  lengths[] = {
 /*    min  max  len  answer  why */
     { 1,   255, 1,   OK,     "the shortest by default" },
@@ -253,6 +285,7 @@ main(void)
     test_cases();
     test_params();
     test_bytes();
+    test_classes();
     test_lengths();
 
     return tap_done();
@@ -353,6 +386,40 @@ test_bytes(void)
     tap_is(test_parse(&rule, "\"\"", 2, key, &len), OK,
            "an empty string, if min is 0");
     tap_is(len, 0, "and it is empty");
+}
+
+
+static void
+test_classes(void)
+{
+    int                   c, right, expected;
+    char                  key[64], field[64];
+    size_t                i, n, len;
+    const test_class_t   *t;
+    ngx_idem_key_rule_t   rule;
+
+    rule.min = 1;
+    rule.max = 255;
+
+    for (i = 0; i < tap_count(classes); i++) {
+        t = &classes[i];
+        n = strlen(t->before);
+        right = 0;
+
+        rule.format = t->format;
+        snprintf(field, sizeof(field), "%s?%s", t->before, t->behind);
+
+        for (c = 0; c < 256; c++) {
+            field[n] = (char) c;
+            expected = c != 0 && strchr(t->set, c) != NULL;
+
+            right += expected == (test_parse(&rule, field,
+                                             n + 1 + strlen(t->behind), key,
+                                             &len) == OK);
+        }
+
+        tap_is((unsigned) right, 256, t->why);
+    }
 }
 
 
