@@ -43,8 +43,8 @@ typedef struct {
     EVP_MD_CTX  *md;            /* the caller's, see ngx_idem_digest_start() */
     uint64_t     body;          /* bytes of the body fed so far */
     size_t       used;          /* bytes in buf, not fed to libcrypto yet */
-    int          failed;        /* libcrypto refused; checked at the end */
     uint8_t      buf[NGX_IDEM_DIGEST_BUFFER];
+    int          failed;        /* libcrypto refused; checked at the end */
 } ngx_idem_digest_t;
 
 

@@ -18,7 +18,7 @@
 #define NGX_IDEM_KEY_UUID_LEN         36
 
 
-/* Where a byte may stand: the left digit is of keys, the right of parameters */
+/* Classes of bytes: where they may stand; a byte may be of several. */
 
 #define NGX_IDEM_KEY_PLAIN            0x10  /* in a key that is no String */
 #define NGX_IDEM_KEY_STRING           0x20  /* in a String, unescaped */
@@ -27,7 +27,7 @@
 #define NGX_IDEM_KEY_NAME             0x01
 #define NGX_IDEM_KEY_TOKEN            0x02
 #define NGX_IDEM_KEY_BASE64           0x04
-#define NGX_IDEM_KEY_FIRST            0x08  /* of a token; of NAME: a name */
+#define NGX_IDEM_KEY_FIRST            0x08  /* a token's; with NAME, a name's */
 
 
 /*

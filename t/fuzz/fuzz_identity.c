@@ -8,13 +8,12 @@
 #include "replay.h"
 
 
-/* A body is the same however it is split, a list of two parts never is. */
+/* A body is the same however it is split, a list of parts never is. */
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     int                 i, k;
-    size_t              at;
     uint8_t             out[4][NGX_IDEM_DIGEST_LEN];
     ngx_idem_span_t     a, b;
     ngx_idem_digest_t   dg;
@@ -23,13 +22,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     md = (md == NULL) ? EVP_MD_CTX_new() : md;
 
     for (i = 0; size >= 2 && i < 4; i++) {
-        at = data[i % 2] % size;
-        a = (ngx_idem_span_t) { data, at };
-        b = (ngx_idem_span_t) { data + at, size - at };
+        a = (ngx_idem_span_t) { data, data[i % 2] % size };
+        b = (ngx_idem_span_t) { data + a.len, size - a.len };
         ngx_idem_digest_start(&dg, md, EVP_sha256());
-
-        /* often enough to fill the buffer more than once */
-
         for (k = 0; k < 8; k++) {
             (i < 2 ? ngx_idem_digest_part : ngx_idem_digest_body)(&dg, a);
             (i < 2 ? ngx_idem_digest_part : ngx_idem_digest_body)(&dg, b);

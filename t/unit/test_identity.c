@@ -389,6 +389,12 @@ test_failures(const EVP_MD *type)
     tap_ok(ngx_idem_digest_final(&dg, out) == 0,
            "and is forgotten by the next start");
 
+    ngx_idem_digest_start(&dg, md, type);
+    dg.failed = 1;
+    ngx_idem_digest_body(&dg, lists[0].parts[0]);
+    tap_ok(ngx_idem_digest_final(&dg, out) == -1,
+           "a failure is kept by what goes well behind it");
+
     EVP_MD_CTX_free(md);
 }
 

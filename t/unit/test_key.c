@@ -260,7 +260,9 @@ static const test_class_t  classes[] = {
     { ANY,  "\"k\";a=:",   ":",  ALPHA DIGIT "+/=", "in a byte sequence" },
     { ANY,  "\"k\";a=?",   "",   "01", "a boolean" },
     { UUID, "8e03978e-40d5-43e8-bc93-6894a57f932", "",
-      DIGIT "abcdefABCDEF", "in a UUID" }
+      DIGIT "abcdefABCDEF", "in a UUID" },
+    { UUID, "\"8e03978e-40d5-43e8-bc93-6894a57f932", "\"",
+      DIGIT "abcdefABCDEF", "in a quoted UUID" }
 };
 
 
