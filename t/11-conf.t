@@ -145,6 +145,7 @@ my @misuses = (
     [ 'idempotency_replay_header X:Y;',     qr/invalid name "X:Y"/          ],
     [ 'idempotency_replay_header off 1;',   qr/"off" with a value/          ],
     [ 'idempotency_replay_header A b c;',   qr/invalid number of arguments/ ],
+    [ 'idempotency_replay_header A "b\nc";', qr/control character/          ],
     [ 'idempotency_replay_header Connection;',
                                             qr/invalid name "Connection"/   ],
 

@@ -18,6 +18,8 @@ static ngx_int_t ngx_http_idempotency_default_key(ngx_conf_t *cf,
 static ngx_int_t ngx_http_idempotency_merge_store(ngx_conf_t *cf,
     ngx_http_idempotency_loc_conf_t *prev,
     ngx_http_idempotency_loc_conf_t *conf);
+static ngx_int_t ngx_http_idempotency_find_store(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *conf);
 static void ngx_http_idempotency_merge_request(
     ngx_http_idempotency_loc_conf_t *prev,
     ngx_http_idempotency_loc_conf_t *conf,
@@ -219,11 +221,29 @@ ngx_http_idempotency_default_key(ngx_conf_t *cf,
 }
 
 
-/* The zone may be declared behind its use, so it is looked up here. */
-
 static ngx_int_t
 ngx_http_idempotency_merge_store(ngx_conf_t *cf,
     ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    /* what nobody inherits is looked up too, so that it is not in vain */
+
+    if (ngx_http_idempotency_find_store(cf, prev) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (conf->ref == NGX_CONF_UNSET_PTR) {
+        conf->ref = prev->ref;
+    }
+
+    return ngx_http_idempotency_find_store(cf, conf);
+}
+
+
+/* The zone may be declared behind its use, so it is looked up in the end. */
+
+static ngx_int_t
+ngx_http_idempotency_find_store(ngx_conf_t *cf,
     ngx_http_idempotency_loc_conf_t *conf)
 {
     ngx_str_t                         *name;
@@ -231,9 +251,10 @@ ngx_http_idempotency_merge_store(ngx_conf_t *cf,
     ngx_idem_store_t                 **st;
     ngx_http_idempotency_main_conf_t  *imcf;
 
-    ngx_conf_merge_ptr_value(conf->ref, prev->ref, NULL);
-
-    if (conf->ref == NULL || conf->ref->name.len == 0) {
+    if (conf->store
+        || conf->ref == NGX_CONF_UNSET_PTR
+        || conf->ref->name.len == 0)
+    {
         return NGX_OK;
     }
 

@@ -1129,6 +1129,7 @@ ngx_http_idempotency_replay_header(ngx_conf_t *cf, ngx_command_t *cmd,
     ngx_http_idempotency_loc_conf_t *ilcf = conf;
 
     ngx_str_t                      *value;
+    ngx_uint_t                      i;
     ngx_http_idempotency_marker_t  *marker;
 
     if (ilcf->replay_header != NGX_CONF_UNSET_PTR) {
@@ -1160,8 +1161,16 @@ ngx_http_idempotency_replay_header(ngx_conf_t *cf, ngx_command_t *cmd,
     marker->name = value[1];
     ngx_str_set(&marker->value, "true");
 
-    if (cf->args->nelts == 3) {
-        marker->value = value[2];
+    if (cf->args->nelts == 2) {
+        return NGX_CONF_OK;
+    }
+
+    marker->value = value[2];
+
+    for (i = 0; i < value[2].len; i++) {
+        if (value[2].data[i] < ' ') {
+            return "has a control character in its value";
+        }
     }
 
     return NGX_CONF_OK;

@@ -263,7 +263,9 @@ static ngx_int_t
 ngx_http_idempotency_store_value(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_str_t *value)
 {
-    *value = ctx->ilcf->store->kind;
+    if (ctx->told != NGX_IDEM_STAT_N) {
+        *value = ctx->ilcf->store->kind;
+    }
 
     return NGX_OK;
 }

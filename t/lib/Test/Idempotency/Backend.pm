@@ -126,14 +126,14 @@ sub auto {
 sub on {
     my ($self, $path, $status, $body, %o) = @_;
 
-    return $self->_tell(on => $path, [ $status, $body, \%o ]);
+    return $self->_tell(on => $path, [ $status, $body, \%o ])->_sync;
 }
 
 
 sub hold {
     my ($self) = @_;
 
-    return $self->_tell('hold');
+    return $self->_tell('hold')->_sync;
 }
 
 

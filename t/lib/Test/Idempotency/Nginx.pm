@@ -84,7 +84,14 @@ sub change {
 sub write_conf {
     my ($self) = @_;
 
-    $self->{"${_}port"} ||= _free_port() for '', 'http2_', 'status_';
+    # open until all are found, so that they differ
+
+    my @sockets;
+
+    for (grep { !$self->{"${_}port"} } '', 'http2_', 'status_') {
+        push @sockets, _free_socket();
+        $self->{"${_}port"} = $sockets[-1]->sockport;
+    }
 
     return $self->write_file('nginx.conf', $self->_conf);
 }
@@ -164,11 +171,9 @@ END
 }
 
 
-sub _free_port {
-    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
-        or die "no free port: $!\n";
-
-    return $socket->sockport;
+sub _free_socket {
+    return IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
+        || die "no free port: $!\n";
 }
 
 
