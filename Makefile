@@ -81,7 +81,7 @@ $(TREE)/objs/Makefile: config Makefile $(TREE)/src/core/nginx.h
 $(MODULE): FORCE $(TREE)/objs/Makefile
 	@$(MAKE) -s -C $(TREE) -f objs/Makefile modules
 	@if ! cmp -s $(TREE)/objs/$(@F) $@; then                              \
-	    cp $(TREE)/objs/$(@F) $@; echo $@; fi
+	    cp $(TREE)/objs/$(@F) $@.new; mv $@.new $@; echo $@; fi
 
 , = ,
 

@@ -73,143 +73,168 @@ typedef enum {
  */
 
 typedef struct {
-    ngx_http_complex_value_t   value;
-    ngx_str_t                  header;          /* lower case, "_" for "-" */
+    ngx_http_complex_value_t  value;
+    ngx_str_t                 header;  /* lower case, "_" for "-" */
 } ngx_http_idempotency_part_t;
 
 
 typedef struct {
-    ngx_array_t               *parts;           /* ngx_http_complex_value_t */
-    unsigned                   body:1;
+    ngx_array_t  *parts;  /* complex values */
+    unsigned      body:1;
 } ngx_http_idempotency_fingerprint_t;
 
 
 typedef struct {
-    ngx_array_t                rules;           /* ngx_idem_valid_t */
-    uint32_t                   ttl_s;
+    ngx_array_t  rules;  /* ngx_idem_valid_t */
+    uint32_t     ttl_s;
 } ngx_http_idempotency_lifetimes_t;
 
 
 /* A header field that marks a replay; no name: off. */
 
 typedef struct {
-    ngx_str_t                  name;
-    ngx_str_t                  value;
+    ngx_str_t  name;
+    ngx_str_t  value;
 } ngx_http_idempotency_marker_t;
 
 
 /* A name in the configuration and where it stands there. */
 
 typedef struct {
-    ngx_str_t                  name;
-    ngx_str_t                  file;
-    ngx_uint_t                 line;
+    ngx_str_t   name;
+    ngx_str_t   file;
+    ngx_uint_t  line;
 } ngx_http_idempotency_ref_t;
 
 
 typedef struct {
-    ngx_array_t                stores;          /* ngx_idem_store_t * */
-    ngx_idem_worker_t         *worker;
+    ngx_array_t                         stores;   /* ngx_idem_store_t * */
+    ngx_idem_worker_t                  *worker;
 
     /* defaults that are made once and shared by all locations */
 
-    ngx_array_t               *key;
-    ngx_array_t               *methods;
-    ngx_array_t               *scope;
+    ngx_array_t                        *key;
+    ngx_array_t                        *methods;
+    ngx_array_t                        *scope;
     ngx_http_idempotency_fingerprint_t  fingerprint;
 
     /* of this process */
 
-    const EVP_MD              *sha256;
-    EVP_MD_CTX                *spare;           /* for the next request */
-    EVP_MD_CTX                *digest;          /* for what ends at once */
-    u_char                    *entropy;         /* random, not used yet */
-    size_t                     nentropy;
+    const EVP_MD                       *sha256;
+    EVP_MD_CTX                         *spare;    /* for the next request */
+    EVP_MD_CTX                         *digest;   /* for what ends at once */
+    u_char                             *entropy;  /* random, not used yet */
+    size_t                              nentropy;
 } ngx_http_idempotency_main_conf_t;
 
 
 typedef struct {
-    ngx_idem_store_t          *store;           /* NULL: off */
-    ngx_http_idempotency_ref_t  *ref;           /* name empty: off */
+    ngx_idem_store_t                    *store;    /* NULL: off */
+    ngx_http_idempotency_ref_t          *ref;      /* name empty: off */
 
-    ngx_array_t               *key;             /* ..._part_t */
-    ngx_uint_t                 format;
-    size_t                     length_min;
-    size_t                     length_max;
-    ngx_idem_key_rule_t        rule;
-    ngx_flag_t                 required;
+    ngx_array_t                         *key;      /* ..._part_t */
+    ngx_uint_t                           format;
+    size_t                               length_min;
+    size_t                               length_max;
+    ngx_idem_key_rule_t                  rule;
+    ngx_flag_t                           required;
 
-    ngx_array_t               *methods;         /* ngx_str_t */
-    ngx_array_t               *scope;           /* ngx_http_complex_value_t */
-    ngx_flag_t                 scope_set;
+    ngx_array_t                         *methods;  /* ngx_str_t */
+    ngx_array_t                         *scope;    /* complex values */
+    ngx_flag_t                           scope_set;
     ngx_http_idempotency_fingerprint_t  *fingerprint;
-    ngx_array_t               *bypass;          /* ngx_http_complex_value_t */
+    ngx_array_t                         *bypass;   /* complex values */
 
-    ngx_http_idempotency_lifetimes_t  *valid;
-    ngx_idem_valid_conf_t      lifetimes;
-    ngx_msec_t                 lease;
-    ngx_msec_t                 wait;            /* 0: reject */
-    ngx_uint_t                 waiters;
-    ngx_flag_t                 retry;           /* an unknown is run again */
-    time_t                     unknown;         /* its life */
+    ngx_http_idempotency_lifetimes_t    *valid;
+    ngx_idem_valid_conf_t                lifetimes;
+    ngx_msec_t                           lease;
+    ngx_msec_t                           wait;     /* 0: reject */
+    ngx_uint_t                           waiters;
+    ngx_flag_t                           retry;    /* run an unknown again */
+    time_t                               unknown;  /* its life */
 
-    size_t                     max_response;
-    ngx_array_t               *hide;            /* ngx_idem_span_t */
-    ngx_array_t               *pass;            /* ngx_idem_span_t */
-    ngx_idem_fields_conf_t     fields;
-    ngx_http_idempotency_marker_t  *replay_header;
-    ngx_str_t                  documentation;
-    ngx_flag_t                 dry_run;
-    ngx_uint_t                 on_error;
+    size_t                               max_response;
+    ngx_array_t                         *hide;     /* ngx_idem_span_t */
+    ngx_array_t                         *pass;     /* ngx_idem_span_t */
+    ngx_idem_fields_conf_t               fields;
+    ngx_http_idempotency_marker_t       *replay_header;
+    ngx_str_t                            documentation;
+    ngx_flag_t                           dry_run;
+    ngx_uint_t                           on_error;
 } ngx_http_idempotency_loc_conf_t;
+
+
+/* As u->finalize_request. */
+
+typedef void (*ngx_http_idempotency_finalize_pt)(ngx_http_request_t *r,
+    ngx_int_t rc);
 
 
 /* The response being taken: what a record is made of. */
 
 typedef struct {
-    ngx_str_t                  fields;          /* header fields, encoded */
-    ngx_chain_t               *body;
-    ngx_chain_t              **last;            /* end of body */
-    ngx_buf_t                 *room;            /* with bytes left in body */
-    size_t                     size;            /* of body */
-    off_t                      announced;       /* size, -1: not told */
-    ngx_uint_t                 status;
+    ngx_str_t      fields;     /* header fields, encoded */
+    ngx_chain_t   *body;
+    ngx_chain_t  **last;       /* end of body */
+    ngx_buf_t     *room;       /* with bytes left in body */
+    size_t         size;       /* of body */
+    off_t          announced;  /* size, -1: not told */
+    ngx_uint_t     status;
 } ngx_http_idempotency_response_t;
 
 
+/*
+ * A request of ours.
+ *
+ *   ilcf      of the location that asked, also after a redirect
+ *   field     the value of a key's field that was parsed last, and what came
+ *             of it: it is looked at in two phases
+ *   event     end of a wait, or the next renewal
+ *   ahead     header fields that stood there before the claim
+ *   handler   the content handler that stands behind ours
+ *   finalize, write_handler
+ *             of the upstream, likewise
+ *   cut       the upstream whose answer broke off
+ *
+ *   recursive where it was seen first, error pages are followed by others
+ *   fed       the body is hashed as it comes
+ *   last_try  the wait is over
+ *   handled   a content handler ran
+ *   streaming the response goes on to its end without the client
+ */
+
 typedef struct {
-    ngx_http_idempotency_state_e  state;
-    ngx_http_request_t        *request;
-    ngx_http_idempotency_loc_conf_t  *ilcf;     /* of the location that asked */
+    ngx_http_idempotency_state_e      state;
+    ngx_http_request_t               *request;
+    ngx_http_idempotency_loc_conf_t  *ilcf;
 
-    ngx_idem_stat_e            told;            /* $idempotency_status */
-    ngx_str_t                  field;           /* the one last parsed, */
-    ngx_str_t                  parsed;          /* and what came of it */
-    ngx_str_t                  key;
-    ngx_str_t                  instance;        /* of a problem, 36 bytes */
+    ngx_idem_stat_e                   told;
+    ngx_str_t                         field;
+    ngx_str_t                         parsed;
+    ngx_str_t                         key;
+    ngx_str_t                         instance;
 
-    ngx_idem_op_t              op;
-    ngx_idem_digest_t          digest;
-    ngx_event_t                event;           /* end of wait; renewal */
-    ngx_msec_t                 wait_began;
-    ngx_msec_t                 wait_time;
+    ngx_idem_op_t                     op;
+    ngx_idem_digest_t                 digest;
+    ngx_event_t                       event;
+    ngx_msec_t                        wait_began;
+    ngx_msec_t                        wait_time;
 
-    ngx_uint_t                 http_version;    /* before an upstream's */
-    ngx_uint_t                 ahead;           /* fields before the claim */
-    ngx_http_handler_pt        content_handler; /* the one we stand before */
-    void                     (*finalize)(ngx_http_request_t *r,
-                                         ngx_int_t rc); /* the upstream's */
-    ngx_http_event_handler_pt  write_event_handler;     /* the upstream's */
-    ngx_http_upstream_t       *cut;             /* its answer broke off */
-    ngx_http_idempotency_response_t  response;
+    ngx_uint_t                        http_version;
+    ngx_uint_t                        ahead;
+    ngx_http_handler_pt               handler;
+    ngx_http_idempotency_finalize_pt  finalize;
+    ngx_http_event_handler_pt         write_handler;
+    ngx_http_upstream_t              *cut;
+    ngx_http_idempotency_response_t   response;
 
-    unsigned                   recursive:1;     /* error pages, where seen */
-    unsigned                   fed:1;           /* body hashed as it came */
-    unsigned                   waited:1;
-    unsigned                   last_try:1;      /* the wait is over */
-    unsigned                   handled:1;       /* a content handler ran */
-    unsigned                   streaming:1;     /* on without the client */
-    unsigned                   gone:1;          /* the client is */
+    unsigned                          recursive:1;
+    unsigned                          fed:1;
+    unsigned                          waited:1;
+    unsigned                          last_try:1;
+    unsigned                          handled:1;
+    unsigned                          streaming:1;
+    unsigned                          gone:1;
 } ngx_http_idempotency_ctx_t;
 
 

@@ -567,7 +567,7 @@ ngx_http_idempotency_wrap(ngx_http_request_t *r,
     if (r->content_handler
         && r->content_handler != ngx_http_idempotency_content_handler)
     {
-        ctx->content_handler = r->content_handler;
+        ctx->handler = r->content_handler;
         r->content_handler = ngx_http_idempotency_content_handler;
     }
 }
@@ -583,7 +583,7 @@ ngx_http_idempotency_content_handler(ngx_http_request_t *r)
     ctx = ngx_http_idempotency_ctx(r);
     old = r->upstream;
 
-    r->content_handler = ctx->content_handler;
+    r->content_handler = ctx->handler;
     ctx->handled = 1;
 
     rc = r->content_handler(r);

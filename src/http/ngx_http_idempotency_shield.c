@@ -136,7 +136,7 @@ ngx_http_idempotency_guard_writer(ngx_http_request_t *r,
         return;
     }
 
-    ctx->write_event_handler = r->write_event_handler;
+    ctx->write_handler = r->write_event_handler;
     r->write_event_handler = ngx_http_idempotency_write_event;
 }
 
@@ -162,7 +162,7 @@ ngx_http_idempotency_write_event(ngx_http_request_t *r)
         wev->delayed = 0;
     }
 
-    ctx->write_event_handler(r);
+    ctx->write_handler(r);
 }
 
 
