@@ -14,7 +14,6 @@
 
 static const ngx_idem_valid_t *ngx_idem_policy_rule(
     const ngx_idem_valid_conf_t *valid, unsigned status);
-static int ngx_idem_policy_not_carried_out(unsigned status);
 static int ngx_idem_policy_listed(ngx_idem_span_t name,
     const ngx_idem_span_t *list, size_t n);
 static int ngx_idem_policy_hidden(ngx_idem_span_t name);
@@ -89,7 +88,7 @@ ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
             return NGX_IDEM_FATE_UNKNOWN;
         }
 
-        if (ngx_idem_policy_not_carried_out(status)) {
+        if (ngx_idem_policy_refuses(status)) {
             return ev->doubt ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
         }
 
@@ -157,8 +156,8 @@ ngx_idem_policy_rule(const ngx_idem_valid_conf_t *valid, unsigned status)
 }
 
 
-static int
-ngx_idem_policy_not_carried_out(unsigned status)
+int
+ngx_idem_policy_refuses(unsigned status)
 {
     size_t  i;
 

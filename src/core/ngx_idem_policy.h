@@ -49,8 +49,8 @@ typedef struct {
                                    handler ran that is none */
     int       answered;         /* the last one asked gave a complete answer */
     int       complete;         /* the answer for the client has come whole */
-    int       doubt;            /* one asked before the last got a byte and
-                                   gave no complete answer */
+    int       doubt;            /* one asked before the last got a byte, and
+                                   did not say that it refuses */
 } ngx_idem_evidence_t;
 
 
@@ -84,6 +84,10 @@ typedef enum {
  */
 ngx_idem_fate_e ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
     const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s);
+
+
+/* Whether a status says by the built-in rules: not carried out. */
+int ngx_idem_policy_refuses(unsigned status);
 
 
 /* Names of fields that are hidden or passed against the built-in list. */

@@ -190,6 +190,10 @@ typedef struct {
  *   field     the value of a key's field that was parsed last, and what came
  *             of it: it is looked at in two phases
  *   event     end of a wait, or the next renewal
+ *   method, http_version
+ *             of the claim: redirects and upstreams change the request's
+ *   counted   states of upstreams before a redirect changed the method, 0:
+ *             all; who was asked later was not asked to carry anything out
  *   ahead     header fields that stood there before the claim
  *   handler   the content handler that stands behind ours
  *   finalize, write_handler
@@ -201,6 +205,7 @@ typedef struct {
  *   last_try  the wait is over
  *   handled   a content handler ran
  *   streaming the response goes on to its end without the client
+ *   dropped   what is left of it is read and thrown away
  */
 
 typedef struct {
@@ -220,6 +225,8 @@ typedef struct {
     ngx_msec_t                        wait_began;
     ngx_msec_t                        wait_time;
 
+    ngx_uint_t                        method;
+    ngx_uint_t                        counted;
     ngx_uint_t                        http_version;
     ngx_uint_t                        ahead;
     ngx_http_handler_pt               handler;
@@ -234,6 +241,7 @@ typedef struct {
     unsigned                          last_try:1;
     unsigned                          handled:1;
     unsigned                          streaming:1;
+    unsigned                          dropped:1;
     unsigned                          gone:1;
 } ngx_http_idempotency_ctx_t;
 

@@ -41,6 +41,7 @@ static void ngx_http_idempotency_pass_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete);
 static ngx_int_t ngx_http_idempotency_stream(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+static void ngx_http_idempotency_drop(ngx_chain_t *cl);
 
 
 static ngx_http_output_header_filter_pt  ngx_http_next_header_filter;
@@ -530,6 +531,7 @@ ngx_http_idempotency_pass_header(ngx_http_request_t *r,
 
     if (rc == NGX_ERROR && ctx->streaming) {
         ngx_http_idempotency_client_gone(ctx);
+        ctx->dropped = 1;
         return NGX_OK;
     }
 
@@ -548,7 +550,8 @@ ngx_http_idempotency_pass_body(ngx_http_request_t *r,
         ctx->response.size += ngx_buf_size(cl->buf);
 
         if (cl->buf->last_buf) {
-            ngx_http_idempotency_pass_end(r, ctx, 1);
+            ngx_http_idempotency_pass_end(r, ctx,
+                                       ngx_http_idempotency_is_whole(r, ctx));
             break;
         }
     }
@@ -589,7 +592,7 @@ ngx_http_idempotency_stream(ngx_http_request_t *r,
 
     ngx_http_idempotency_guard_writer(r, ctx);
 
-    if (!ctx->gone) {
+    if (!ctx->dropped) {
 
         rc = ngx_http_next_body_filter(r, in);
 
@@ -598,15 +601,27 @@ ngx_http_idempotency_stream(ngx_http_request_t *r,
         }
 
         ngx_http_idempotency_client_gone(ctx);
+        ctx->dropped = 1;
     }
 
-    for ( /* void */ ; in; in = in->next) {
-        in->buf->pos = in->buf->last;
-        in->buf->file_pos = in->buf->file_last;
-    }
+    ngx_http_idempotency_drop(in);
+    ngx_http_idempotency_drop(r->out);
+    ngx_http_idempotency_drop(r->upstream->busy_bufs);
 
     r->out = NULL;
     r->connection->buffered &= ~NGX_HTTP_WRITE_BUFFERED;
 
     return NGX_OK;
+}
+
+
+/* The upstream waits for the buffers that it has lent. */
+
+static void
+ngx_http_idempotency_drop(ngx_chain_t *cl)
+{
+    for ( /* void */ ; cl; cl = cl->next) {
+        cl->buf->pos = cl->buf->last;
+        cl->buf->file_pos = cl->buf->file_last;
+    }
 }

@@ -7,6 +7,10 @@
 #include "http/ngx_http_idempotency.h"
 
 
+static void ngx_http_idempotency_again(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_admitted(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_http_idempotency_ctx_t *ngx_http_idempotency_create_ctx(
     ngx_http_request_t *r, ngx_http_idempotency_loc_conf_t *ilcf);
 static void ngx_http_idempotency_free_ctx(void *data);
@@ -56,19 +60,14 @@ ngx_http_idempotency_preaccess_handler(ngx_http_request_t *r)
     ngx_http_idempotency_ctx_t       *ctx;
     ngx_http_idempotency_loc_conf_t  *ilcf;
 
-    if (r != r->main) {
+    if (r != r->main || r->post_action) {
         return NGX_DECLINED;
     }
 
     ctx = ngx_http_idempotency_ctx(r);
 
     if (ctx) {
-        if (ctx->state == NGX_HTTP_IDEMPOTENCY_SEEN
-            && (r->error_page || ctx->recursive))
-        {
-            ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
-        }
-
+        ngx_http_idempotency_again(r, ctx);
         return NGX_DECLINED;
     }
 
@@ -79,10 +78,35 @@ ngx_http_idempotency_preaccess_handler(ngx_http_request_t *r)
     }
 
     if (ngx_http_idempotency_create_ctx(r, ilcf) == NULL) {
-        return NGX_ERROR;
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     return NGX_DECLINED;
+}
+
+
+/*
+ * The phases run once more.  A request that was not admitted, or whose body
+ * could not be read, is on its way to an error page; the upstreams that are
+ * asked with another method are not asked to carry out what was claimed.
+ */
+
+static void
+ngx_http_idempotency_again(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    if ((ctx->state == NGX_HTTP_IDEMPOTENCY_SEEN
+         && (r->error_page || ctx->recursive))
+        || ctx->state == NGX_HTTP_IDEMPOTENCY_READING)
+    {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
+    }
+
+    if (ctx->method && r->method != ctx->method
+        && ctx->counted == 0 && r->upstream_states)
+    {
+        ctx->counted = r->upstream_states->nelts;
+    }
 }
 
 
@@ -116,7 +140,7 @@ ngx_http_idempotency_access_handler(ngx_http_request_t *r)
     rc = ngx_http_idempotency_bypass(r, ilcf);
 
     if (rc != NGX_DECLINED) {
-        return (rc == NGX_OK) ? NGX_DECLINED : NGX_ERROR;
+        return (rc == NGX_OK) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     ngx_http_idempotency_enter(ctx, ilcf);
@@ -127,7 +151,7 @@ ngx_http_idempotency_access_handler(ngx_http_request_t *r)
         return ngx_http_idempotency_refuse(r, ctx, why);
     }
 
-    return (rc == NGX_ERROR) ? NGX_ERROR : NGX_DECLINED;
+    return (rc == NGX_ERROR) ? NGX_HTTP_INTERNAL_SERVER_ERROR : NGX_DECLINED;
 }
 
 
@@ -139,6 +163,7 @@ ngx_http_idempotency_access_handler(ngx_http_request_t *r)
 ngx_int_t
 ngx_http_idempotency_precontent_handler(ngx_http_request_t *r)
 {
+    ngx_int_t                    rc;
     ngx_http_idempotency_ctx_t  *ctx;
 
     if (r != r->main) {
@@ -151,6 +176,16 @@ ngx_http_idempotency_precontent_handler(ngx_http_request_t *r)
         return NGX_DECLINED;
     }
 
+    rc = ngx_http_idempotency_admitted(r, ctx);
+
+    return (rc == NGX_ERROR) ? NGX_HTTP_INTERNAL_SERVER_ERROR : rc;
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_admitted(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
     switch (ctx->state) {
 
     case NGX_HTTP_IDEMPOTENCY_SEEN:
@@ -431,6 +466,8 @@ ngx_http_idempotency_claim(ngx_http_request_t *r,
     ctx->op.max_waiters = (ilcf->wait && !ctx->last_try && !ilcf->dry_run)
                               ? ilcf->waiters : 0;
 
+    ctx->op.verdict = NGX_IDEM_ABSENT;
+
     if (ilcf->store->verbs->claim(ilcf->store, &ctx->op) != NGX_OK) {
         return ngx_http_idempotency_store_failed(r, ctx);
     }
@@ -523,10 +560,16 @@ ngx_http_idempotency_answer(ngx_http_request_t *r,
 }
 
 
+/* What is known to be done is not passed on, even if it cannot be replayed. */
+
 static ngx_int_t
 ngx_http_idempotency_store_failed(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
+    if (ctx->op.verdict == NGX_IDEM_DONE) {
+        return NGX_ERROR;
+    }
+
     ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                   "idempotency zone \"%V\" cannot be asked",
                   &ctx->ilcf->store->name);
@@ -546,6 +589,7 @@ static ngx_int_t
 ngx_http_idempotency_own(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
+    ctx->method = r->method;
     ctx->http_version = r->http_version;
     ctx->ahead = ngx_http_idempotency_count_fields(&r->headers_out.headers);
 

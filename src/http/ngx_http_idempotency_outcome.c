@@ -11,7 +11,8 @@ static void ngx_http_idempotency_evidence(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete,
     ngx_idem_evidence_t *ev);
 static ngx_http_upstream_state_t *ngx_http_idempotency_last_asked(
-    ngx_http_request_t *r, ngx_idem_evidence_t *ev);
+    ngx_http_request_t *r, ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_evidence_t *ev);
 static void ngx_http_idempotency_outcome(ngx_http_idempotency_ctx_t *ctx,
     ngx_idem_fate_e fate, uint32_t ttl_s);
 static void ngx_http_idempotency_settled(ngx_http_idempotency_ctx_t *ctx);
@@ -57,7 +58,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
         return;
     }
 
-    last = ngx_http_idempotency_last_asked(r, ev);
+    last = ngx_http_idempotency_last_asked(r, ctx, ev);
 
 #if (NGX_HTTP_CACHE)
 
@@ -73,7 +74,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
         ev->sent = 1;
     }
 
-    if (u == ctx->cut) {
+    if (u == ctx->cut || (ctx->cut && ctx->counted)) {
         return;
     }
 
@@ -81,7 +82,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
         ev->doubt = 1;
     }
 
-    if (u->header_sent) {
+    if (u->header_sent && !ctx->counted) {
         ev->answered = complete;
         ev->upstream_status = (unsigned) u->headers_in.status_n;
         return;
@@ -94,12 +95,16 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
 }
 
 
-/* A state without a peer only separates the upstreams of two locations. */
+/*
+ * A state without a peer only separates the upstreams of two locations.  Who
+ * is asked for an error page or a file, by GET, says nothing of the request.
+ */
 
 static ngx_http_upstream_state_t *
-ngx_http_idempotency_last_asked(ngx_http_request_t *r, ngx_idem_evidence_t *ev)
+ngx_http_idempotency_last_asked(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_idem_evidence_t *ev)
 {
-    ngx_uint_t                  i;
+    ngx_uint_t                  i, n;
     ngx_http_upstream_state_t  *state, *last;
 
     last = NULL;
@@ -109,15 +114,17 @@ ngx_http_idempotency_last_asked(ngx_http_request_t *r, ngx_idem_evidence_t *ev)
     }
 
     state = r->upstream_states->elts;
+    n = ctx->counted ? ctx->counted : r->upstream_states->nelts;
 
-    for (i = 0; i < r->upstream_states->nelts; i++) {
+    for (i = 0; i < n; i++) {
 
         if (state[i].peer == NULL) {
             continue;
         }
 
         if (last && last->bytes_sent
-            && last->header_time == (ngx_msec_t) -1)
+            && (last->header_time == (ngx_msec_t) -1
+                || !ngx_idem_policy_refuses((unsigned) last->status)))
         {
             ev->doubt = 1;
         }

@@ -41,8 +41,13 @@ ngx_http_idempotency_shield(ngx_http_request_t *r,
     ctx->finalize = u->finalize_request;
     u->finalize_request = ngx_http_idempotency_finalize;
 
-    if (u->conf && !u->conf->ignore_client_abort) {
-        ngx_http_idempotency_stay(r);
+    ngx_http_idempotency_stay(r);
+
+    /* without a cleanup it waits for a lock of the cache, or is over */
+
+    if (u->cleanup && !u->header_sent) {
+        r->read_event_handler = ngx_http_idempotency_read_event;
+        r->write_event_handler = ngx_http_request_empty_handler;
     }
 }
 
@@ -53,23 +58,20 @@ ngx_http_idempotency_stay(ngx_http_request_t *r)
     ngx_http_upstream_t       *u;
     ngx_http_upstream_conf_t  *conf;
 
+    u = r->upstream;
+
+    if (u->conf == NULL || u->conf->ignore_client_abort) {
+        return;
+    }
+
     conf = ngx_palloc(r->pool, sizeof(ngx_http_upstream_conf_t));
     if (conf == NULL) {
         return;
     }
 
-    u = r->upstream;
-
     *conf = *u->conf;
     conf->ignore_client_abort = 1;
     u->conf = conf;
-
-    /* without a cleanup it waits for a lock of the cache, or is over */
-
-    if (u->cleanup && !u->header_sent) {
-        r->read_event_handler = ngx_http_idempotency_read_event;
-        r->write_event_handler = ngx_http_request_empty_handler;
-    }
 }
 
 
@@ -88,7 +90,12 @@ ngx_http_idempotency_read_event(ngx_http_request_t *r)
 
         ngx_http_idempotency_client_gone(ctx);
 
-        if (ctx->streaming && !c->write->ready) {
+        /* a client that only says no more may still read */
+
+        if (ctx->streaming && !c->write->ready
+            && (c->error || c->read->error))
+        {
+            ctx->dropped = 1;
 
             /* nobody else will unblock the writer any more */
 
@@ -155,9 +162,10 @@ ngx_http_idempotency_write_event(ngx_http_request_t *r)
         r->connection->timedout = 1;
         r->connection->error = 1;
         ngx_http_idempotency_client_gone(ctx);
+        ctx->dropped = 1;
     }
 
-    if (ctx->gone) {
+    if (ctx->dropped) {
         wev->ready = 1;
         wev->delayed = 0;
     }
@@ -186,7 +194,10 @@ ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc)
         && ctx->state == NGX_HTTP_IDEMPOTENCY_CAPTURING
         && !r->connection->error)
     {
+        /* the request is terminated behind us: no other page is in time */
+
         r->keepalive = 0;
+        r->error_page = 1;
 
         (void) ngx_http_special_response_handler(r,
                                             ngx_http_idempotency_cut(r, ctx));

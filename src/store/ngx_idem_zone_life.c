@@ -22,6 +22,7 @@ typedef struct {
 
 
 static void ngx_idem_zone_tell_locked(ngx_idem_zone_t *zn, uint32_t i);
+static void ngx_idem_zone_sweep_part(ngx_idem_zone_t *zn);
 static ngx_uint_t ngx_idem_zone_pinned(ngx_idem_zone_t *zn, uint32_t i);
 static ngx_int_t ngx_idem_zone_evict_locked(ngx_idem_zone_t *zn);
 static uint32_t ngx_idem_zone_oldest_locked(ngx_idem_zone_t *zn);
@@ -235,24 +236,41 @@ ngx_idem_zone_reclaim_locked(ngx_idem_zone_t *zn, uint32_t n)
 }
 
 
-/*
- * In two walks of the same records, as workers are not asked about under the
- * lock: the first says whose they are, the second acts on it.
- */
+/* All running records, part by part: a dead worker may have left many. */
 
 void
 ngx_idem_zone_sweep(ngx_idem_zone_t *zn)
 {
-    uint32_t                  next;
-    ngx_uint_t                dead, i;
-    ngx_idem_worker_id_t      id;
-    ngx_idem_zone_suspect_t   suspects[NGX_IDEM_WORKERS];
+    ngx_uint_t  n;
 
     if (zn->swept && ngx_current_msec - zn->swept < 1000) {
         return;
     }
 
     zn->swept = ngx_current_msec;
+
+    for (n = 0; n < NGX_IDEM_ZONE_MANY; n++) {
+        ngx_idem_zone_sweep_part(zn);
+
+        if (zn->cursor == NGX_IDEM_NIL) {
+            break;
+        }
+    }
+}
+
+
+/*
+ * In two walks of the same records, as workers are not asked about under the
+ * lock: the first says whose they are, the second acts on it.
+ */
+
+static void
+ngx_idem_zone_sweep_part(ngx_idem_zone_t *zn)
+{
+    uint32_t                  next;
+    ngx_uint_t                dead, i;
+    ngx_idem_worker_id_t      id;
+    ngx_idem_zone_suspect_t   suspects[NGX_IDEM_WORKERS];
 
     ngx_memzero(suspects, sizeof(suspects));
 
