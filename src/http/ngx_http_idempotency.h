@@ -376,6 +376,10 @@ ngx_uint_t ngx_http_idempotency_bodiless(ngx_http_request_t *r);
 
 ngx_uint_t ngx_http_idempotency_count_fields(ngx_list_t *list);
 
+/* Adds a field to a list of headers or trailers; NULL: out of memory. */
+ngx_table_elt_t *ngx_http_idempotency_add_field(ngx_list_t *list,
+    ngx_str_t *name, ngx_str_t *value);
+
 /* Puts start, fields, trailers and body into op->record and op->size. */
 ngx_int_t ngx_http_idempotency_encode(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);

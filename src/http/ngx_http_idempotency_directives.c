@@ -66,7 +66,7 @@ static char *ngx_http_idempotency_check_number(ngx_conf_t *cf, void *post,
 static char *ngx_http_idempotency_check_size(ngx_conf_t *cf, void *post,
     void *data);
 static ngx_uint_t ngx_http_idempotency_is_token(ngx_str_t *value);
-static uint32_t ngx_http_idempotency_seconds(ngx_str_t *value);
+static uint32_t ngx_http_idempotency_parse_ttl(ngx_str_t *value);
 
 
 static ngx_conf_enum_t  ngx_http_idempotency_formats[] = {
@@ -804,7 +804,7 @@ ngx_http_idempotency_valid(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     value = cf->args->elts;
     n = cf->args->nelts - 1;
 
-    ttl_s = ngx_http_idempotency_seconds(&value[n]);
+    ttl_s = ngx_http_idempotency_parse_ttl(&value[n]);
 
     if (ttl_s == NGX_IDEM_TTL_UNSET) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid time \"%V\"",
@@ -1001,7 +1001,7 @@ ngx_http_idempotency_unknown(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_OK;
     }
 
-    ttl_s = ngx_http_idempotency_seconds(&value[2]);
+    ttl_s = ngx_http_idempotency_parse_ttl(&value[2]);
 
     if (ttl_s == NGX_IDEM_TTL_UNSET || ttl_s == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid time \"%V\"",
@@ -1304,7 +1304,7 @@ ngx_http_idempotency_is_token(ngx_str_t *value)
 /* NGX_IDEM_TTL_UNSET: not a time, or more than 68 years. */
 
 static uint32_t
-ngx_http_idempotency_seconds(ngx_str_t *value)
+ngx_http_idempotency_parse_ttl(ngx_str_t *value)
 {
     ngx_int_t  s;
 

@@ -425,6 +425,27 @@ ngx_http_idempotency_count_fields(ngx_list_t *list)
 }
 
 
+ngx_table_elt_t *
+ngx_http_idempotency_add_field(ngx_list_t *list, ngx_str_t *name,
+    ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(list);
+    if (h == NULL) {
+        return NULL;
+    }
+
+    ngx_memzero(h, sizeof(ngx_table_elt_t));
+
+    h->hash = 1;
+    h->key = *name;
+    h->value = *value;
+
+    return h;
+}
+
+
 static ngx_uint_t
 ngx_http_idempotency_has_trailers(ngx_http_request_t *r)
 {

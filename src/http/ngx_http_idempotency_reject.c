@@ -216,21 +216,14 @@ static ngx_int_t
 ngx_http_idempotency_add_header(ngx_http_request_t *r, const char *name,
     ngx_str_t *value)
 {
-    ngx_table_elt_t  *h;
+    ngx_str_t  field;
 
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
-        return NGX_ERROR;
-    }
+    field.data = (u_char *) (uintptr_t) name;
+    field.len = ngx_strlen(name);
 
-    ngx_memzero(h, sizeof(ngx_table_elt_t));
-
-    h->hash = 1;
-    h->key.data = (u_char *) (uintptr_t) name;
-    h->key.len = ngx_strlen(name);
-    h->value = *value;
-
-    return NGX_OK;
+    return ngx_http_idempotency_add_field(&r->headers_out.headers, &field,
+                                          value)
+               ? NGX_OK : NGX_ERROR;
 }
 
 

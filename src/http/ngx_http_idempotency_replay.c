@@ -29,8 +29,6 @@ static ngx_int_t ngx_http_idempotency_restore_header(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_int_t ngx_http_idempotency_restore_trailer(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
-static ngx_table_elt_t *ngx_http_idempotency_add_field(ngx_http_request_t *r,
-    ngx_list_t *list, ngx_str_t *name, ngx_str_t *value);
 static ngx_int_t ngx_http_idempotency_mark(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_send_body(ngx_http_request_t *r,
@@ -254,7 +252,7 @@ ngx_http_idempotency_restore_location(ngx_http_request_t *r, ngx_str_t *value)
 {
     ngx_str_t  name = ngx_string("Location");
 
-    r->headers_out.location = ngx_http_idempotency_add_field(r,
+    r->headers_out.location = ngx_http_idempotency_add_field(
                                         &r->headers_out.headers, &name, value);
 
     return r->headers_out.location ? NGX_OK : NGX_ERROR;
@@ -271,7 +269,7 @@ ngx_http_idempotency_restore_header(ngx_http_request_t *r, ngx_str_t *name,
     ngx_table_elt_t               *h, **ph;
     ngx_http_idempotency_known_t  *known;
 
-    h = ngx_http_idempotency_add_field(r, &r->headers_out.headers, name,
+    h = ngx_http_idempotency_add_field(&r->headers_out.headers, name,
                                        value);
     if (h == NULL) {
         return NGX_ERROR;
@@ -310,30 +308,9 @@ ngx_http_idempotency_restore_trailer(ngx_http_request_t *r, ngx_str_t *name,
 {
     r->expect_trailers = 1;
 
-    return ngx_http_idempotency_add_field(r, &r->headers_out.trailers, name,
+    return ngx_http_idempotency_add_field(&r->headers_out.trailers, name,
                                           value)
                ? NGX_OK : NGX_ERROR;
-}
-
-
-static ngx_table_elt_t *
-ngx_http_idempotency_add_field(ngx_http_request_t *r, ngx_list_t *list,
-    ngx_str_t *name, ngx_str_t *value)
-{
-    ngx_table_elt_t  *h;
-
-    h = ngx_list_push(list);
-    if (h == NULL) {
-        return NULL;
-    }
-
-    ngx_memzero(h, sizeof(ngx_table_elt_t));
-
-    h->hash = 1;
-    h->key = *name;
-    h->value = *value;
-
-    return h;
 }
 
 
@@ -351,7 +328,7 @@ ngx_http_idempotency_mark(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    return ngx_http_idempotency_add_field(r, &r->headers_out.headers,
+    return ngx_http_idempotency_add_field(&r->headers_out.headers,
                                           &marker->name, &marker->value)
                ? NGX_OK : NGX_ERROR;
 }

@@ -314,6 +314,10 @@ ngx_idem_zone_bucket(ngx_idem_zone_t *zn, const uint8_t *identity)
 
     ngx_memcpy(&hash, identity, sizeof(uint32_t));
 
+    /* who knows the scope could choose keys that all fall into one bucket */
+
+    hash *= zn->sb->secret;
+
     return &zn->buckets[((uint64_t) hash * zn->sb->nbuckets) >> 32];
 }
 

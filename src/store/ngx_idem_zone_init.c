@@ -8,6 +8,8 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 
+#include <openssl/rand.h>
+
 #include "store/ngx_idem_zone_layout.h"
 
 
@@ -194,6 +196,12 @@ ngx_idem_zone_format(ngx_idem_zone_t *zn, void *addr, size_t size)
     sb->nbuckets = (uint32_t) n / 2;
     sb->list.nblocks = (uint32_t) n;
     sb->fence = (uint64_t) ngx_time() << 20;
+
+    if (RAND_bytes((u_char *) &sb->secret, sizeof(sb->secret)) != 1) {
+        return NGX_ERROR;
+    }
+
+    sb->secret |= 1;
 
     if (ngx_idem_zone_mutex(&sb->mutex) != NGX_OK) {
         return NGX_ERROR;

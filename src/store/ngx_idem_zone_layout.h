@@ -112,7 +112,7 @@ typedef struct {
     uint32_t                waiting;            /* ops, in all workers */
     uint32_t                evictable;          /* blocks, with heads */
     uint32_t                count[NGX_IDEM_ZONE_STATES];
-    uint32_t                reserved;
+    uint32_t                secret;             /* odd; spreads the buckets */
 
     ngx_idem_saved_t        saved;
     ngx_idem_zone_queue_t   queues[NGX_IDEM_ZONE_QUEUES];
