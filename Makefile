@@ -5,7 +5,7 @@
 # The nginx to build for: its headers as Debian's nginx-dev installs them, or
 # a source tree.  Changing flags of a tree that is built: "make clean" first.
 
-NGX_SRC ?= /usr/share/nginx/src
+NGINX_SRC ?= /usr/share/nginx/src
 NGX_FLAGS ?= --with-compat --with-debug --with-http_ssl_module                \
 	--with-http_v2_module --with-threads
 
@@ -19,7 +19,7 @@ MAKEFLAGS += --no-print-directory $(if $(filter 0,$(MAKELEVEL)),-j$(JOBS))
 .DELETE_ON_ERROR:
 
 MODULE = build/ngx_http_idempotency_module.so
-TREE = build/tree-$(notdir $(abspath $(NGX_SRC)))
+TREE = build/tree-$(notdir $(abspath $(NGINX_SRC)))
 SOURCE = build/nginx-source
 NGINX = $(shell PATH=$$PATH:/usr/sbin; command -v nginx)
 
@@ -65,12 +65,12 @@ IDEMPOTENCY_MODULE=$(abspath $(1)) IDEMPOTENCY_NGINX=$(abspath $(2))      \
 endef
 
 
-all: $(MODULE)  ## build the module for the installed nginx (or NGX_SRC=dir)
+all: $(MODULE)  ## build the module for the installed nginx (or NGINX_SRC=dir)
 
 $(TREE)/src/core/nginx.h: FORCE
-	@if [ ! -f $(NGX_SRC)/src/core/nginx.h ]; then .ci/install; fi
-	@if ! cmp -s $(NGX_SRC)/src/core/nginx.h $@; then                     \
-	    rm -rf $(TREE); mkdir -p build; cp -rL $(NGX_SRC) $(TREE); fi
+	@if [ ! -f $(NGINX_SRC)/src/core/nginx.h ]; then .ci/install; fi
+	@if ! cmp -s $(NGINX_SRC)/src/core/nginx.h $@; then                     \
+	    rm -rf $(TREE); mkdir -p build; cp -rL $(NGINX_SRC) $(TREE); fi
 
 $(TREE)/objs/Makefile: config Makefile $(TREE)/src/core/nginx.h
 	$(call configure,$(TREE),$(NGX_FLAGS),                                \
