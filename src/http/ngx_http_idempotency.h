@@ -9,7 +9,7 @@
  *   state      means                                    next
  *   -----------------------------------------------------------------------
  *   SEEN       idempotency applies to the location      READING ALOOF REJECTED
- *   READING    the request body is on its way           READY
+ *   READING    the request body is on its way           READY ALOOF
  *   READY      body and fingerprint are there           OWNED WAITING
  *                                                       REPLAYING REJECTED
  *                                                       ALOOF
