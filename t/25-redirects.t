@@ -37,6 +37,12 @@ EOT
         error_page 504 /errdoc;
     }
 
+    location /nowhere {
+        set $nobody nowhere.invalid;
+        proxy_pass http://$nobody;
+        error_page 502 /errdoc;
+    }
+
     location /errdoc {
         proxy_pass http://other;
     }
@@ -94,13 +100,21 @@ is($t->post(%pay)->body, 'sorry', 'a page for an upstream that is too slow');
 is_problem($t->post(%pay), 409, 'outcome-unknown',
            'the page does not say what became of the request');
 
+# A page for a request that nobody could be asked to carry out.
+
+%pay = (path => '/nowhere', key => 'nowhere', body => 'eur=1');
+
+is($t->post(%pay)->body, 'sorry', 'a page for an upstream without address');
+$t->wait_until('counters.released' => 1);
+is_answer($t->post(%pay), 502, 'sorry', 'the key is free: nothing was sent');
+
 # A body that is refused while it is read.
 
 my %large = (path => '/limited', chunked => [ 'x' x 2000 ]);
 
 is($t->post(%large)->body, 'sorry', 'a page for a body that is too large');
 is($t->post(%large, key => 'large')->body, 'sorry', 'with a key as well');
-is($t->counter('first'), 3, 'and nothing was claimed for it');
+is($t->counter('first'), 5, 'and nothing was claimed for it');
 
 # What nginx sends after the answer is not a request of a client's.
 
@@ -112,6 +126,6 @@ is_answer($t->post(path => '/quiet', key => 'quiet'), 200, 'quiet', 'off')
 wait_for('both have an action behind them',
          sub { $other->requests == $after + 2 });
 is($t->zone->{records}{running}, 0, 'post_action claims nothing');
-is($t->counter('first'), 3, 'post_action is not counted');
+is($t->counter('first'), 5, 'post_action is not counted');
 
 done_testing;

@@ -192,14 +192,15 @@ typedef struct {
  *   event     end of a wait, or the next renewal
  *   method, http_version
  *             of the claim: redirects and upstreams change the request's
- *   counted   states of upstreams before a redirect changed the method, 0:
- *             all; who was asked later was not asked to carry anything out
+ *   counted   states of upstreams before a redirect changed the method: who
+ *             was asked later was not asked to carry anything out
  *   ahead     header fields that stood there before the claim
  *   handler   the content handler that stands behind ours
  *   finalize, write_handler
  *             of the upstream, likewise
  *   cut       the upstream whose answer broke off
  *
+ *   changed   a redirect has changed the method
  *   recursive where it was seen first, error pages are followed by others
  *   fed       the body is hashed as it comes
  *   last_try  the wait is over
@@ -235,6 +236,7 @@ typedef struct {
     ngx_http_upstream_t              *cut;
     ngx_http_idempotency_response_t   response;
 
+    unsigned                          changed:1;
     unsigned                          recursive:1;
     unsigned                          fed:1;
     unsigned                          waited:1;

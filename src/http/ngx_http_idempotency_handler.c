@@ -103,8 +103,9 @@ ngx_http_idempotency_again(ngx_http_request_t *r,
     }
 
     if (ctx->method && r->method != ctx->method
-        && ctx->counted == 0 && r->upstream_states)
+        && !ctx->changed && r->upstream_states)
     {
+        ctx->changed = 1;
         ctx->counted = r->upstream_states->nelts;
     }
 }

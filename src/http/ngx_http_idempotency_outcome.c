@@ -62,7 +62,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
 
 #if (NGX_HTTP_CACHE)
 
-    if (r->cached && last == NULL) {
+    if (r->cached && last == NULL && !ctx->changed) {
         return;
     }
 
@@ -70,11 +70,11 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
 
     ev->asked = 1;
 
-    if (u->peer.connection && u->peer.connection->sent) {
+    if (!ctx->changed && u->peer.connection && u->peer.connection->sent) {
         ev->sent = 1;
     }
 
-    if (u == ctx->cut || (ctx->cut && ctx->counted)) {
+    if (u == ctx->cut || (ctx->cut && ctx->changed)) {
         return;
     }
 
@@ -82,7 +82,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
         ev->doubt = 1;
     }
 
-    if (u->header_sent && !ctx->counted) {
+    if (u->header_sent && !ctx->changed) {
         ev->answered = complete;
         ev->upstream_status = (unsigned) u->headers_in.status_n;
         return;
@@ -114,7 +114,7 @@ ngx_http_idempotency_last_asked(ngx_http_request_t *r,
     }
 
     state = r->upstream_states->elts;
-    n = ctx->counted ? ctx->counted : r->upstream_states->nelts;
+    n = ctx->changed ? ctx->counted : r->upstream_states->nelts;
 
     for (i = 0; i < n; i++) {
 
