@@ -12,13 +12,24 @@
 #define ngx_idem_policy_count(list)  (sizeof(list) / sizeof((list)[0]))
 
 
+static ngx_idem_fate_e ngx_idem_policy_told(const ngx_idem_evidence_t *ev,
+    const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s);
+static ngx_idem_fate_e ngx_idem_policy_by_status(
+    const ngx_idem_evidence_t *ev, const ngx_idem_valid_conf_t *valid,
+    uint32_t *ttl_s);
+static unsigned ngx_idem_policy_status(const ngx_idem_evidence_t *ev);
 static const ngx_idem_valid_t *ngx_idem_policy_rule(
     const ngx_idem_valid_conf_t *valid, unsigned status);
+static int ngx_idem_policy_element(ngx_idem_span_t s,
+    ngx_idem_override_t *ov);
+static int ngx_idem_policy_ttl(ngx_idem_span_t s, uint32_t *ttl_s);
 static int ngx_idem_policy_listed(ngx_idem_span_t name,
     const ngx_idem_span_t *list, size_t n);
 static int ngx_idem_policy_hidden(ngx_idem_span_t name);
 static int ngx_idem_policy_connection(ngx_idem_span_t name,
     ngx_idem_span_t connection);
+static int ngx_idem_policy_next(ngx_idem_span_t *list,
+    ngx_idem_span_t *element);
 static ngx_idem_span_t ngx_idem_policy_trim(ngx_idem_span_t s);
 static int ngx_idem_policy_same(ngx_idem_span_t a, ngx_idem_span_t b);
 static uint8_t ngx_idem_policy_lower(uint8_t c);
@@ -66,17 +77,75 @@ ngx_idem_fate_e
 ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
     const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s)
 {
-    unsigned                 status;
-    uint32_t                 ttl;
-    const ngx_idem_valid_t  *rule;
+    ngx_idem_fate_e  fate;
+
+    *ttl_s = NGX_IDEM_TTL_UNSET;
 
     if ((ev->asked && !ev->answered) || !ev->complete) {
         return ev->sent ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
     }
 
-    status = ev->upstream_status != 0 ? ev->upstream_status
-                                      : ev->final_status;
+    if (ev->override.given || (ev->override.timed && !ev->override.ttl_s)) {
+        fate = ngx_idem_policy_told(ev, valid, ttl_s);
 
+    } else {
+        fate = ngx_idem_policy_by_status(ev, valid, ttl_s);
+    }
+
+    if (fate != NGX_IDEM_FATE_RELEASE
+        && ev->override.timed && ev->override.ttl_s)
+    {
+        *ttl_s = ev->override.ttl_s;
+    }
+
+    return fate;
+}
+
+
+/* Whoever says that nothing happened does not speak for one asked before. */
+
+static ngx_idem_fate_e
+ngx_idem_policy_told(const ngx_idem_evidence_t *ev,
+    const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s)
+{
+    const ngx_idem_valid_t  *rule;
+
+    if (ev->override.timed && ev->override.ttl_s == 0) {
+        return ev->doubt ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
+    }
+
+    switch (ev->override.fate) {
+
+    case NGX_IDEM_FATE_RELEASE:
+        return ev->doubt ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
+
+    case NGX_IDEM_FATE_STORE:
+        rule = ngx_idem_policy_rule(valid, ngx_idem_policy_status(ev));
+        *ttl_s = rule ? rule->ttl_s : valid->ttl_s;
+
+        if (*ttl_s == 0) {
+            *ttl_s = NGX_IDEM_TTL_DEFAULT;
+        }
+
+        break;
+
+    case NGX_IDEM_FATE_UNKNOWN:
+        break;
+    }
+
+    return ev->override.fate;
+}
+
+
+static ngx_idem_fate_e
+ngx_idem_policy_by_status(const ngx_idem_evidence_t *ev,
+    const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s)
+{
+    unsigned                 status;
+    uint32_t                 ttl;
+    const ngx_idem_valid_t  *rule;
+
+    status = ngx_idem_policy_status(ev);
     rule = ngx_idem_policy_rule(valid, status);
 
     if (rule != NULL) {
@@ -102,6 +171,115 @@ ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
     *ttl_s = ttl;
 
     return NGX_IDEM_FATE_STORE;
+}
+
+
+static unsigned
+ngx_idem_policy_status(const ngx_idem_evidence_t *ev)
+{
+    return ev->upstream_status != 0 ? ev->upstream_status : ev->final_status;
+}
+
+
+ngx_idem_check_e
+ngx_idem_policy_check(const ngx_idem_evidence_t *ev)
+{
+    unsigned  status;
+
+    if ((ev->asked && !ev->answered) || !ev->complete) {
+        return NGX_IDEM_CHECK_UNKNOWN;
+    }
+
+    status = ngx_idem_policy_status(ev);
+
+    if (status >= 200 && status <= 299) {
+        return NGX_IDEM_CHECK_DONE;
+    }
+
+    return (status == 404 && ev->sent) ? NGX_IDEM_CHECK_ABSENT
+                                       : NGX_IDEM_CHECK_UNKNOWN;
+}
+
+
+unsigned
+ngx_idem_policy_override(ngx_idem_span_t value, ngx_idem_override_t *ov)
+{
+    unsigned         unknown;
+    ngx_idem_span_t  element;
+
+    unknown = 0;
+
+    while (ngx_idem_policy_next(&value, &element)) {
+
+        if (element.len && !ngx_idem_policy_element(element, ov)) {
+            unknown++;
+        }
+    }
+
+    return unknown;
+}
+
+
+static int
+ngx_idem_policy_element(ngx_idem_span_t s, ngx_idem_override_t *ov)
+{
+    size_t                        i;
+    static const ngx_idem_span_t  words[] = {
+        [NGX_IDEM_FATE_RELEASE] = ngx_idem_policy_name("release"),
+        [NGX_IDEM_FATE_STORE] = ngx_idem_policy_name("store"),
+        [NGX_IDEM_FATE_UNKNOWN] = ngx_idem_policy_name("unknown")
+    };
+
+    for (i = 0; i < ngx_idem_policy_count(words); i++) {
+
+        if (ngx_idem_policy_same(s, words[i]) && !ov->given) {
+            ov->fate = (ngx_idem_fate_e) i;
+            ov->given = 1;
+            return 1;
+        }
+    }
+
+    if (!ov->timed && ngx_idem_policy_ttl(s, &ov->ttl_s)) {
+        ov->timed = 1;
+        return 1;
+    }
+
+    return 0;
+}
+
+
+static int
+ngx_idem_policy_ttl(ngx_idem_span_t s, uint32_t *ttl_s)
+{
+    size_t                        i;
+    uint32_t                      ttl;
+    ngx_idem_span_t               start;
+    static const ngx_idem_span_t  name = ngx_idem_policy_name("ttl=");
+
+    start.data = s.data;
+    start.len = name.len;
+
+    if (s.len <= name.len || !ngx_idem_policy_same(start, name)) {
+        return 0;
+    }
+
+    for (i = name.len, ttl = 0; i < s.len; i++) {
+
+        if (s.data[i] < '0' || s.data[i] > '9') {
+            return 0;
+        }
+
+        if (ttl > NGX_IDEM_TTL_MAX / 10) {
+            ttl = NGX_IDEM_TTL_MAX;
+            continue;
+        }
+
+        ttl = ttl * 10 + (uint32_t) (s.data[i] - '0');
+    }
+
+    *ttl_s = (ttl > NGX_IDEM_TTL_MAX) ? NGX_IDEM_TTL_MAX : ttl;
+
+    return 1;
 }
 
 
@@ -217,30 +395,45 @@ ngx_idem_policy_hidden(ngx_idem_span_t name)
 static int
 ngx_idem_policy_connection(ngx_idem_span_t name, ngx_idem_span_t connection)
 {
-    size_t           i, start;
     ngx_idem_span_t  option;
 
-    start = 0;
+    while (ngx_idem_policy_next(&connection, &option)) {
 
-    for (i = 0; i <= connection.len; i++) {
-
-        if (i < connection.len && connection.data[i] != ',') {
-            continue;
+        if (option.len && ngx_idem_policy_same(name, option)) {
+            return 1;
         }
-
-        if (i > start) {
-            option.data = connection.data + start;
-            option.len = i - start;
-
-            if (ngx_idem_policy_same(name, ngx_idem_policy_trim(option))) {
-                return 1;
-            }
-        }
-
-        start = i + 1;
     }
 
     return 0;
+}
+
+
+/*
+ * Cuts the first element off a list with commas, without the blanks around
+ * it; it may be empty.  0: there is no list any more.
+ */
+
+static int
+ngx_idem_policy_next(ngx_idem_span_t *list, ngx_idem_span_t *element)
+{
+    size_t  n;
+
+    if (list->len == 0) {
+        return 0;
+    }
+
+    for (n = 0; n < list->len && list->data[n] != ','; n++) { /* void */ }
+
+    element->data = list->data;
+    element->len = n;
+    *element = ngx_idem_policy_trim(*element);
+
+    n += (n < list->len);
+
+    list->data += n;
+    list->len -= n;
+
+    return 1;
 }
 
 

@@ -23,6 +23,7 @@
 
 #define NGX_IDEM_TTL_UNSET    0xffffffffu
 #define NGX_IDEM_TTL_DEFAULT  86400u
+#define NGX_IDEM_TTL_MAX      0x7fffffffu
 
 typedef struct {
     uint16_t  first;            /* 409..409, 400..499, 100..599 for any */
@@ -39,26 +40,55 @@ typedef struct {
 } ngx_idem_valid_conf_t;
 
 
-/* What was seen of the upstreams and of the answer. */
-
-typedef struct {
-    unsigned  upstream_status;  /* of the last upstream asked; 0: none asked */
-    unsigned  final_status;     /* of the answer made for the client */
-    int       asked;            /* an upstream was to be asked */
-    int       sent;             /* a byte went to an upstream, or a content
-                                   handler ran that is none */
-    int       answered;         /* the last one asked gave a complete answer */
-    int       complete;         /* the answer for the client has come whole */
-    int       doubt;            /* one asked before the last got a byte, and
-                                   did not say that it refuses */
-} ngx_idem_evidence_t;
-
-
 typedef enum {
     NGX_IDEM_FATE_RELEASE = 0,
     NGX_IDEM_FATE_STORE,
     NGX_IDEM_FATE_UNKNOWN
 } ngx_idem_fate_e;
+
+
+/* What an upstream itself says about the record, in X-Accel-Idempotency. */
+
+typedef struct {
+    ngx_idem_fate_e  fate;
+    int              given;     /* fate was said */
+    int              timed;     /* ttl_s was said */
+    uint32_t         ttl_s;     /* 0: release */
+} ngx_idem_override_t;
+
+/*
+ * Adds what a field value says to ov, which is zeroed before the first one:
+ *
+ *   #( "store" / "release" / "unknown" / "ttl=" seconds )
+ *
+ * a list with commas, in any case; a time above 68 years is that.  Returns how
+ * many elements it does not know, a second fate or time among them; these
+ * change nothing.
+ */
+unsigned ngx_idem_policy_override(ngx_idem_span_t value,
+    ngx_idem_override_t *ov);
+
+
+/* What was seen of the upstreams and of the answer. */
+
+typedef struct {
+    unsigned             upstream_status;   /* of the last upstream asked;
+                                               0: none asked */
+    unsigned             final_status;      /* of the answer made for the
+                                               client */
+    int                  asked;             /* an upstream was to be asked */
+    int                  sent;              /* a byte went to an upstream, or
+                                               a content handler ran that is
+                                               none */
+    int                  answered;          /* the last one asked gave a
+                                               complete answer */
+    int                  complete;          /* the answer for the client has
+                                               come whole */
+    int                  doubt;             /* one asked before the last got a
+                                               byte, and did not say that it
+                                               refuses */
+    ngx_idem_override_t  override;          /* of whoever gave the status */
+} ngx_idem_evidence_t;
 
 
 /*
@@ -68,6 +98,9 @@ typedef enum {
  *   asked, not answered, sent            UNKNOWN
  *   not complete, not sent               RELEASE
  *   not complete, sent                   UNKNOWN
+ *   override: release or time 0, in doubt    UNKNOWN
+ *   the same, not in doubt               RELEASE
+ *   override: store, unknown             as told
  *   own rule for the status              STORE, or RELEASE if its time is 0
  *   502, 504 of an upstream              UNKNOWN
  *   401 403 407 408 409 413 421 423 425
@@ -80,7 +113,8 @@ typedef enum {
  *
  * The status is the upstream's, or the final one if none was asked.
  *
- *   ttl_s  set if the answer is STORE; never 0 then
+ *   ttl_s  the life of the record: that of the override, else of the rules.
+ *          NGX_IDEM_TTL_UNSET for UNKNOWN without one; never 0
  */
 ngx_idem_fate_e ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
     const ngx_idem_valid_conf_t *valid, uint32_t *ttl_s);
@@ -88,6 +122,22 @@ ngx_idem_fate_e ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
 
 /* Whether a status says by the built-in rules: not carried out. */
 int ngx_idem_policy_refuses(unsigned status);
+
+
+/* What whoever was asked about an unknown says of the first request. */
+
+typedef enum {
+    NGX_IDEM_CHECK_UNKNOWN = 0,
+    NGX_IDEM_CHECK_DONE,                /* its answer is the first one */
+    NGX_IDEM_CHECK_ABSENT               /* it did not happen */
+} ngx_idem_check_e;
+
+/*
+ * Reads a check-back by the same evidence: a complete 2xx is DONE, a complete
+ * 404 ABSENT if something was sent (a page of nginx's own, or one out of a
+ * cache, does not let a request run again).
+ */
+ngx_idem_check_e ngx_idem_policy_check(const ngx_idem_evidence_t *ev);
 
 
 /* Names of fields that are hidden or passed against the built-in list. */

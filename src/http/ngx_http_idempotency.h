@@ -199,6 +199,7 @@ typedef struct {
  *   finalize, write_handler
  *             of the upstream, likewise
  *   cut       the upstream whose answer broke off
+ *   override  what whoever gave the status says in X-Accel-Idempotency
  *
  *   changed   a redirect has changed the method
  *   recursive where it was seen first, error pages are followed by others
@@ -234,6 +235,7 @@ typedef struct {
     ngx_http_idempotency_finalize_pt  finalize;
     ngx_http_event_handler_pt         write_handler;
     ngx_http_upstream_t              *cut;
+    ngx_idem_override_t               override;
     ngx_http_idempotency_response_t   response;
 
     unsigned                          changed:1;
@@ -330,6 +332,13 @@ ngx_int_t ngx_http_idempotency_cut(ngx_http_request_t *r,
 
 /* ngx_http_idempotency_outcome.c: how a claim ends */
 
+/*
+ * Reads X-Accel-Idempotency of the upstream whose header is here, or of a
+ * content handler that is none.
+ */
+void ngx_http_idempotency_read_override(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
 /* What a claim would become with the answer having come whole, or not. */
 ngx_idem_fate_e ngx_http_idempotency_fate(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete, uint32_t *ttl_s);
@@ -377,6 +386,17 @@ void ngx_http_idempotency_set_length(ngx_http_request_t *r, size_t size);
 ngx_uint_t ngx_http_idempotency_bodiless(ngx_http_request_t *r);
 
 ngx_uint_t ngx_http_idempotency_count_fields(ngx_list_t *list);
+
+/* A place in a list of fields; it begins with { &list->part, 0 }. */
+
+typedef struct {
+    ngx_list_part_t  *part;
+    ngx_uint_t        i;
+} ngx_http_idempotency_place_t;
+
+/* The next field of that name that is not deleted; NULL: no more. */
+ngx_table_elt_t *ngx_http_idempotency_next_field(
+    ngx_http_idempotency_place_t *pl, ngx_str_t *name);
 
 /* Adds a field to a list of headers or trailers; NULL: out of memory. */
 ngx_table_elt_t *ngx_http_idempotency_add_field(ngx_list_t *list,
@@ -472,6 +492,7 @@ ngx_http_idempotency_same_name(ngx_str_t *a, ngx_str_t *b)
 }
 
 
+extern ngx_str_t     ngx_http_idempotency_override_name;
 extern ngx_module_t  ngx_http_idempotency_module;
 
 

@@ -10,6 +10,8 @@
 static ngx_int_t ngx_http_idempotency_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_idempotency_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
+static void ngx_http_idempotency_hide_override(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_capture(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_uint_t ngx_http_idempotency_streams(ngx_http_request_t *r);
@@ -75,8 +77,15 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
         || (ctx->state != NGX_HTTP_IDEMPOTENCY_OWNED
             && ctx->state != NGX_HTTP_IDEMPOTENCY_CAPTURING))
     {
+        ngx_http_idempotency_hide_override(r, ctx);
         return ngx_http_next_header_filter(r);
     }
+
+    if (!ctx->changed) {
+        ngx_http_idempotency_read_override(r, ctx);
+    }
+
+    ngx_http_idempotency_hide_override(r, ctx);
 
     ngx_memzero(&ctx->response, sizeof(ngx_http_idempotency_response_t));
     ctx->response.last = &ctx->response.body;
@@ -122,6 +131,38 @@ ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 }
 
 
+/* What an upstream says to us in the header is not for the client. */
+
+static void
+ngx_http_idempotency_hide_override(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_table_elt_t                  *h;
+    ngx_http_idempotency_place_t      pl;
+    ngx_http_idempotency_loc_conf_t  *ilcf;
+
+    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module);
+
+    if (ctx == NULL && (ilcf->store == NULL || r != r->main)) {
+        return;
+    }
+
+    pl.part = &r->headers_out.headers.part;
+    pl.i = 0;
+
+    for ( ;; ) {
+
+        h = ngx_http_idempotency_next_field(&pl,
+                                         &ngx_http_idempotency_override_name);
+        if (h == NULL) {
+            return;
+        }
+
+        h->hash = 0;
+    }
+}
+
+
 /* The header: taken and withheld, or let through if it cannot be kept. */
 
 static ngx_int_t
@@ -156,11 +197,10 @@ ngx_http_idempotency_streams(ngx_http_request_t *r)
     static ngx_str_t  buffering = ngx_string("X-Accel-Buffering");
     static ngx_str_t  no = ngx_string("no");
 
-    ngx_str_t            *type;
-    ngx_uint_t            i;
-    ngx_list_part_t      *part;
-    ngx_table_elt_t      *h;
-    ngx_http_upstream_t  *u;
+    ngx_str_t                     *type;
+    ngx_table_elt_t               *h;
+    ngx_http_upstream_t           *u;
+    ngx_http_idempotency_place_t   pl;
 
     u = r->upstream;
     type = &r->headers_out.content_type;
@@ -179,21 +219,14 @@ ngx_http_idempotency_streams(ngx_http_request_t *r)
         return 0;
     }
 
-    for (part = &u->headers_in.headers.part; part; part = part->next) {
+    pl.part = &u->headers_in.headers.part;
+    pl.i = 0;
 
-        h = part->elts;
+    do {
+        h = ngx_http_idempotency_next_field(&pl, &buffering);
+    } while (h && !ngx_http_idempotency_same_name(&h->value, &no));
 
-        for (i = 0; i < part->nelts; i++) {
-
-            if (ngx_http_idempotency_same_name(&h[i].key, &buffering)
-                && ngx_http_idempotency_same_name(&h[i].value, &no))
-            {
-                return 1;
-            }
-        }
-    }
-
-    return 0;
+    return h != NULL;
 }
 
 

@@ -107,6 +107,7 @@ ngx_http_idempotency_again(ngx_http_request_t *r,
     {
         ctx->changed = 1;
         ctx->counted = r->upstream_states->nelts;
+        ngx_http_idempotency_read_override(r, ctx);
     }
 }
 

@@ -20,6 +20,42 @@ static void ngx_http_idempotency_renew_handler(ngx_event_t *ev);
 static void ngx_http_idempotency_renew_again(ngx_http_idempotency_ctx_t *ctx);
 
 
+ngx_str_t  ngx_http_idempotency_override_name =
+    ngx_string("X-Accel-Idempotency");
+
+
+void
+ngx_http_idempotency_read_override(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_table_elt_t               *h;
+    ngx_http_idempotency_place_t   pl;
+
+    ngx_memzero(&ctx->override, sizeof(ngx_idem_override_t));
+
+    pl.part = r->upstream ? &r->upstream->headers_in.headers.part
+                          : &r->headers_out.headers.part;
+    pl.i = 0;
+
+    for ( ;; ) {
+
+        h = ngx_http_idempotency_next_field(&pl,
+                                         &ngx_http_idempotency_override_name);
+        if (h == NULL) {
+            return;
+        }
+
+        if (ngx_idem_policy_override(ngx_http_idempotency_span(&h->value),
+                                     &ctx->override))
+        {
+            ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                          "idempotency: \"%V: %V\" says something that is "
+                          "not known, which is ignored", &h->key, &h->value);
+        }
+    }
+}
+
+
 ngx_idem_fate_e
 ngx_http_idempotency_fate(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete, uint32_t *ttl_s)
@@ -50,6 +86,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
 
     ev->final_status = (unsigned) ctx->response.status;
     ev->complete = complete;
+    ev->override = ctx->override;
 
     u = r->upstream;
 
@@ -194,7 +231,11 @@ ngx_http_idempotency_outcome(ngx_http_idempotency_ctx_t *ctx,
 
     if (fate == NGX_IDEM_FATE_UNKNOWN) {
         oc->state = NGX_IDEM_STATE_UNKNOWN;
-        oc->ttl_s = ctx->op.unknown_s;
+
+        if (ttl_s == NGX_IDEM_TTL_UNSET) {
+            oc->ttl_s = ctx->op.unknown_s;
+        }
+
         return;
     }
 

@@ -303,10 +303,9 @@ ngx_http_idempotency_connection(ngx_http_request_t *r, ngx_str_t *value)
 {
     static ngx_str_t  name = ngx_string("Connection");
 
-    u_char           *p;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
+    u_char                        *p;
+    ngx_table_elt_t               *h;
+    ngx_http_idempotency_place_t   pl;
 
     ngx_str_null(value);
 
@@ -314,34 +313,30 @@ ngx_http_idempotency_connection(ngx_http_request_t *r, ngx_str_t *value)
         return NGX_OK;
     }
 
-    for (part = &r->upstream->headers_in.headers.part;
-         part;
-         part = part->next)
-    {
-        h = part->elts;
+    pl.part = &r->upstream->headers_in.headers.part;
+    pl.i = 0;
 
-        for (i = 0; i < part->nelts; i++) {
+    for ( ;; ) {
 
-            if (!ngx_http_idempotency_same_name(&h[i].key, &name)) {
-                continue;
-            }
+        h = ngx_http_idempotency_next_field(&pl, &name);
 
-            if (value->len == 0) {
-                *value = h[i].value;
-                continue;
-            }
-
-            p = ngx_pnalloc(r->pool, value->len + 1 + h[i].value.len);
-            if (p == NULL) {
-                return NGX_ERROR;
-            }
-
-            value->len = ngx_sprintf(p, "%V,%V", value, &h[i].value) - p;
-            value->data = p;
+        if (h == NULL) {
+            return NGX_OK;
         }
-    }
 
-    return NGX_OK;
+        if (value->len == 0) {
+            *value = h->value;
+            continue;
+        }
+
+        p = ngx_pnalloc(r->pool, value->len + 1 + h->value.len);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        value->len = ngx_sprintf(p, "%V,%V", value, &h->value) - p;
+        value->data = p;
+    }
 }
 
 
@@ -422,6 +417,31 @@ ngx_http_idempotency_count_fields(ngx_list_t *list)
     }
 
     return n;
+}
+
+
+ngx_table_elt_t *
+ngx_http_idempotency_next_field(ngx_http_idempotency_place_t *pl,
+    ngx_str_t *name)
+{
+    ngx_uint_t        i;
+    ngx_table_elt_t  *h;
+
+    for ( /* void */ ; pl->part; pl->part = pl->part->next, pl->i = 0) {
+
+        h = pl->part->elts;
+
+        while (pl->i < pl->part->nelts) {
+
+            i = pl->i++;
+
+            if (h[i].hash && ngx_http_idempotency_same_name(&h[i].key, name)) {
+                return &h[i];
+            }
+        }
+    }
+
+    return NULL;
 }
 
 

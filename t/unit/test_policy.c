@@ -20,7 +20,12 @@
 #define UNKNOWN  NGX_IDEM_FATE_UNKNOWN
 
 #define DEFAULT  NGX_IDEM_TTL_DEFAULT
-#define NOT_SET  77
+#define NOT_SET  NGX_IDEM_TTL_UNSET
+#define GARBAGE  77
+
+
+/* No override. */
+#define NOTHING  { RELEASE, 0, 0, 0 }
 
 
 #define span(s)  { (const uint8_t *) (s), sizeof(s) - 1 }
@@ -42,6 +47,33 @@ typedef struct {
 
 
 typedef struct {
+    const char           *value;
+    unsigned              unknown;
+    ngx_idem_override_t   ov;
+    const char           *why;
+} test_override_t;
+
+
+/* An override in an evidence that is whole, with doubt or without. */
+
+typedef struct {
+    const char           *value;
+    unsigned              status;
+    int                   doubt;
+    ngx_idem_fate_e       fate;
+    uint32_t              ttl_s;
+    const char           *why;
+} test_told_t;
+
+
+typedef struct {
+    ngx_idem_evidence_t   ev;
+    ngx_idem_check_e      check;
+    const char           *why;
+} test_check_t;
+
+
+typedef struct {
     const char           *name;
     int                   keeps;
     const char           *why;
@@ -53,6 +85,9 @@ static void test_statuses(void);
 static void test_rules(void);
 static void test_rule_rows(const ngx_idem_valid_conf_t *valid,
     const test_rule_t *rows, size_t n);
+static void test_overrides(void);
+static void test_told(void);
+static void test_checks(void);
 static void test_fields(const ngx_idem_fields_conf_t *conf,
     const char *connection, const test_field_t *rows, size_t n);
 
@@ -61,49 +96,49 @@ static void test_fields(const ngx_idem_fields_conf_t *conf,
 
 static const test_fate_t  fates[] = {
 /*      upstream final asked sent answered complete doubt */
-    { { 0,       502,  1,    0,   0,       1, 0 }, RELEASE,
+    { { 0,       502,  1,    0,   0,       1, 0, NOTHING }, RELEASE,
       "asked, not answered, not sent: a page of nginx's own" },
-    { { 0,       0,    1,    0,   0,       0, 0 }, RELEASE,
+    { { 0,       0,    1,    0,   0,       0, 0, NOTHING }, RELEASE,
       "asked, not answered, not sent: no page" },
-    { { 200,     200,  1,    0,   0,       1, 0 }, RELEASE,
+    { { 200,     200,  1,    0,   0,       1, 0, NOTHING }, RELEASE,
       "asked, not answered, not sent, whatever the status" },
-    { { 0,       504,  1,    1,   0,       1, 0 }, UNKNOWN,
+    { { 0,       504,  1,    1,   0,       1, 0, NOTHING }, UNKNOWN,
       "asked, sent, not answered: a page of nginx's own" },
-    { { 201,     201,  1,    1,   0,       0, 0 }, UNKNOWN,
+    { { 201,     201,  1,    1,   0,       0, 0, NOTHING }, UNKNOWN,
       "asked, sent, cut off in the body" },
-    { { 503,     200,  1,    1,   0,       1, 0 }, UNKNOWN,
+    { { 503,     200,  1,    1,   0,       1, 0, NOTHING }, UNKNOWN,
       "asked, sent, cut off in a refusal, replaced by a page" },
-    { { 0,       0,    0,    0,   0,       0, 0 }, RELEASE,
+    { { 0,       0,    0,    0,   0,       0, 0, NOTHING }, RELEASE,
       "ended before content" },
-    { { 0,       200,  0,    1,   0,       0, 0 }, UNKNOWN,
+    { { 0,       200,  0,    1,   0,       0, 0, NOTHING }, UNKNOWN,
       "a content handler ran and did not end" },
-    { { 200,     200,  1,    1,   1,       0, 0 }, UNKNOWN,
+    { { 200,     200,  1,    1,   1,       0, 0, NOTHING }, UNKNOWN,
       "answered, but the answer for the client is not whole" },
-    { { 200,     200,  1,    0,   1,       0, 0 }, RELEASE,
+    { { 200,     200,  1,    0,   1,       0, 0, NOTHING }, RELEASE,
       "not complete, and nothing was sent" },
-    { { 201,     201,  1,    1,   1,       1, 0 }, STORE,
+    { { 201,     201,  1,    1,   1,       1, 0, NOTHING }, STORE,
       "an answer" },
-    { { 0,       201,  0,    1,   0,       1, 0 }, STORE,
+    { { 0,       201,  0,    1,   0,       1, 0, NOTHING }, STORE,
       "an answer of a content handler" },
-    { { 0,       200,  0,    0,   0,       1, 0 }, STORE,
+    { { 0,       200,  0,    0,   0,       1, 0, NOTHING }, STORE,
       "an answer without evidence of sending" },
-    { { 502,     502,  1,    1,   1,       1, 0 }, UNKNOWN,
+    { { 502,     502,  1,    1,   1,       1, 0, NOTHING }, UNKNOWN,
       "502 of the upstream's own" },
-    { { 504,     200,  1,    1,   1,       1, 0 }, UNKNOWN,
+    { { 504,     200,  1,    1,   1,       1, 0, NOTHING }, UNKNOWN,
       "504 of the upstream's own, replaced by a page" },
-    { { 0,       502,  0,    1,   0,       1, 0 }, STORE,
+    { { 0,       502,  0,    1,   0,       1, 0, NOTHING }, STORE,
       "502 of no upstream" },
-    { { 0,       504,  0,    1,   0,       1, 0 }, STORE,
+    { { 0,       504,  0,    1,   0,       1, 0, NOTHING }, STORE,
       "504 of no upstream" },
-    { { 503,     200,  1,    1,   1,       1, 0 }, RELEASE,
+    { { 503,     200,  1,    1,   1,       1, 0, NOTHING }, RELEASE,
       "the upstream's status decides: it refused" },
-    { { 200,     503,  1,    1,   1,       1, 0 }, STORE,
+    { { 200,     503,  1,    1,   1,       1, 0, NOTHING }, STORE,
       "the upstream's status decides: it did not" },
-    { { 0,       503,  0,    1,   0,       1, 0 }, RELEASE,
+    { { 0,       503,  0,    1,   0,       1, 0, NOTHING }, RELEASE,
       "the final status decides if no upstream was asked" },
-    { { 503,     503,  1,    1,   1,       1, 1 }, UNKNOWN,
+    { { 503,     503,  1,    1,   1,       1, 1, NOTHING }, UNKNOWN,
       "a refusal does not speak for one asked before" },
-    { { 200,     200,  1,    1,   1,       1, 1 }, STORE,
+    { { 200,     200,  1,    1,   1,       1, 1, NOTHING }, STORE,
       "another's success is what came of it" }
 };
 
@@ -160,6 +195,124 @@ static const test_rule_t  by_any[] = {
 static const test_rule_t  by_zero[] = {
     { 200, RELEASE, 0,  "a time of 0 without a status stores nothing"     },
     { 502, UNKNOWN, 0,  "nor does it make 502 known"                      }
+};
+
+
+/* What stands in X-Accel-Idempotency. */
+
+static const test_override_t  overrides[] = {
+    { "",                      0, { RELEASE, 0, 0, 0 },   "nothing"        },
+    { "store",                 0, { STORE, 1, 0, 0 },     "store"          },
+    { "release",               0, { RELEASE, 1, 0, 0 },   "release"        },
+    { "unknown",               0, { UNKNOWN, 1, 0, 0 },   "unknown"        },
+    { " \tSToRe ",             0, { STORE, 1, 0, 0 },     "any case"       },
+    { "ttl=60",                0, { RELEASE, 0, 1, 60 },  "a time alone"   },
+    { "ttl=0",                 0, { RELEASE, 0, 1, 0 },   "the time 0"     },
+    { "store, ttl=60",         0, { STORE, 1, 1, 60 },    "both"           },
+    { "TTL=060 ,\tunknown",    0, { UNKNOWN, 1, 1, 60 },  "in any order"   },
+    { ",, store,,",            0, { STORE, 1, 0, 0 },     "empty elements" },
+    { "ttl=2147483647",        0, { RELEASE, 0, 1, 2147483647 },
+      "the longest time" },
+    { "ttl=2147483648",        0, { RELEASE, 0, 1, 2147483647 },
+      "a longer one is that" },
+    { "ttl=4294967297",        0, { RELEASE, 0, 1, 2147483647 },
+      "it does not wrap around" },
+    { "ttl=99999999999999999999999", 0, { RELEASE, 0, 1, 2147483647 },
+      "however long it is" },
+    { "keep",                  1, { RELEASE, 0, 0, 0 },   "a strange word" },
+    { "store, keep",           1, { STORE, 1, 0, 0 },
+      "a strange word beside one that is known" },
+    { "store release",         1, { RELEASE, 0, 0, 0 },
+      "two words without a comma" },
+    { "store, release",        1, { STORE, 1, 0, 0 },
+      "a second word changes nothing" },
+    { "store, store",          1, { STORE, 1, 0, 0 },
+      "not even the same one" },
+    { "ttl=5, ttl=0",          1, { RELEASE, 0, 1, 5 },
+      "a second time changes nothing" },
+    { "ttl=, ttl, ttl=-1, ttl=1s, ttl= 1, ttl =1, =1", 7,
+      { RELEASE, 0, 0, 0 }, "no times" },
+    { "stor, stored, releas, unknow", 4, { RELEASE, 0, 0, 0 },
+      "parts of words, and more than words" }
+};
+
+
+static const test_told_t  told[] = {
+    { "store",           503, 0, STORE,   99,      "store a refusal"         },
+    { "store",           502, 0, STORE,   99,      "store a 502"             },
+    { "store",           409, 0, STORE,   30,      "store for a rule's time" },
+    { "store",           410, 0, STORE,   DEFAULT,
+      "store in spite of a rule's 0" },
+    { "store, ttl=7",    409, 0, STORE,   7,       "store for so long"       },
+    { "store, ttl=0",    200, 0, RELEASE, NOT_SET, "the time 0 wins"         },
+    { "store",           503, 1, STORE,   99,      "store, in doubt"         },
+    { "release",         200, 0, RELEASE, NOT_SET, "release an answer"       },
+    { "release",         409, 0, RELEASE, NOT_SET, "release against a rule"  },
+    { "release, ttl=7",  200, 0, RELEASE, NOT_SET, "release has no time"     },
+    { "release",         200, 1, UNKNOWN, NOT_SET,
+      "release does not speak for one asked before" },
+    { "ttl=0",           200, 0, RELEASE, NOT_SET, "the time 0 releases"     },
+    { "ttl=0",           502, 0, RELEASE, NOT_SET, "a 502, too"              },
+    { "ttl=0",           200, 1, UNKNOWN, NOT_SET,
+      "it does not speak for one asked before either" },
+    { "unknown",         200, 0, UNKNOWN, NOT_SET, "unknown"                 },
+    { "unknown, ttl=7",  200, 0, UNKNOWN, 7,       "unknown for so long"     },
+    { "ttl=7",           200, 0, STORE,   7,       "the time alone"          },
+    { "ttl=7",           409, 0, STORE,   7,       "against a rule's time"   },
+    { "ttl=7",           502, 0, UNKNOWN, 7,       "of what stays unknown"   },
+    { "ttl=7",           503, 0, RELEASE, NOT_SET, "of what is released"     },
+    { "ttl=7",           410, 0, RELEASE, NOT_SET,
+      "of what a rule releases" },
+    { "keep",            503, 0, RELEASE, NOT_SET, "a strange word"          }
+};
+
+
+/* A code of its own each, so that others have the built-in rules. */
+
+static const ngx_idem_valid_t  told_rules[] = {
+    { 409, 409, 30 },
+    { 410, 410, 0  }
+};
+
+
+static const test_check_t  checks[] = {
+/*      upstream final asked sent answered complete doubt */
+    { { 200,     200,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_DONE,    "200 of an upstream" },
+    { { 299,     299,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_DONE,    "the last 2xx" },
+    { { 0,       204,  0,    1,   0,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_DONE,    "204 of a content handler" },
+    { { 0,       200,  0,    0,   0,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_DONE,    "200 out of a cache" },
+    { { 200,     200,  1,    1,   1,       0, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "200, cut off" },
+    { { 200,     200,  1,    1,   0,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "200 of one asked before" },
+    { { 0,       200,  1,    0,   0,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "a page in place of an upstream" },
+    { { 404,     404,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_ABSENT,  "404 of an upstream" },
+    { { 404,     200,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_ABSENT,  "404 of an upstream, with a page" },
+    { { 0,       404,  0,    1,   0,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_ABSENT,  "404 of a content handler" },
+    { { 0,       404,  0,    0,   0,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "404 of nginx's own" },
+    { { 404,     404,  1,    1,   1,       0, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "404, cut off" },
+    { { 500,     404,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "404 made of a 500" },
+    { { 0,       404,  1,    1,   0,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "404 made of no answer" },
+    { { 199,     199,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "199" },
+    { { 300,     300,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "300" },
+    { { 410,     410,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "410" },
+    { { 503,     503,  1,    1,   1,       1, 0, NOTHING },
+      NGX_IDEM_CHECK_UNKNOWN, "503" }
 };
 
 
@@ -252,6 +405,9 @@ main(void)
     test_evidence();
     test_statuses();
     test_rules();
+    test_overrides();
+    test_told();
+    test_checks();
 
     test_fields(&none, "", fields, tap_count(fields));
     test_fields(&own, "x-hop", passed, tap_count(passed));
@@ -274,7 +430,7 @@ test_evidence(void)
 
     for (i = 0; i < tap_count(fates); i++) {
         t = &fates[i];
-        ttl = NOT_SET;
+        ttl = GARBAGE;
 
         fate = ngx_idem_policy_fate(&t->ev, &valid, &ttl);
 
@@ -308,7 +464,8 @@ test_statuses(void)
     unsigned               status;
     uint32_t               ttl;
     ngx_idem_fate_e        expected;
-    ngx_idem_evidence_t    ev = { 0, 0, 1, 1, 1, 1, 0 };
+    ngx_idem_evidence_t    ev = { .asked = 1, .sent = 1, .answered = 1,
+                                   .complete = 1 };
     ngx_idem_valid_conf_t  valid = { NULL, 0, DEFAULT };
 
     for (status = 100; status < 600; status++) {
@@ -358,10 +515,11 @@ test_rule_rows(const ngx_idem_valid_conf_t *valid, const test_rule_t *rows,
     size_t               i;
     uint32_t             ttl;
     ngx_idem_fate_e      fate;
-    ngx_idem_evidence_t  ev = { 0, 0, 1, 1, 1, 1, 0 };
+    ngx_idem_evidence_t  ev = { .asked = 1, .sent = 1, .answered = 1,
+                                   .complete = 1 };
 
     for (i = 0; i < n; i++) {
-        ttl = NOT_SET;
+        ttl = GARBAGE;
         ev.upstream_status = rows[i].status;
 
         fate = ngx_idem_policy_fate(&ev, valid, &ttl);
@@ -369,6 +527,73 @@ test_rule_rows(const ngx_idem_valid_conf_t *valid, const test_rule_t *rows,
         tap_ok(fate == rows[i].fate
                && ttl == (fate == STORE ? rows[i].ttl_s : NOT_SET),
                rows[i].why);
+    }
+}
+
+
+static void
+test_overrides(void)
+{
+    size_t                  i;
+    ngx_idem_span_t         value;
+    ngx_idem_override_t     ov;
+    const test_override_t  *t;
+
+    for (i = 0; i < tap_count(overrides); i++) {
+        t = &overrides[i];
+        value.data = (const uint8_t *) t->value;
+        value.len = strlen(t->value);
+        memset(&ov, 0, sizeof(ov));
+
+        tap_ok(ngx_idem_policy_override(value, &ov) == t->unknown
+               && ov.fate == t->ov.fate && ov.given == t->ov.given
+               && ov.timed == t->ov.timed && ov.ttl_s == t->ov.ttl_s,
+               t->why);
+    }
+}
+
+
+static void
+test_told(void)
+{
+    size_t                 i;
+    uint32_t               ttl;
+    ngx_idem_span_t        value;
+    ngx_idem_evidence_t    ev;
+    const test_told_t     *t;
+    ngx_idem_valid_conf_t  valid = { told_rules, 2, 99 };
+
+    for (i = 0; i < tap_count(told); i++) {
+        t = &told[i];
+        ttl = GARBAGE;
+        memset(&ev, 0, sizeof(ev));
+
+        ev.upstream_status = t->status;
+        ev.asked = ev.sent = ev.answered = ev.complete = 1;
+        ev.doubt = t->doubt;
+
+        value.data = (const uint8_t *) t->value;
+        value.len = strlen(t->value);
+        (void) ngx_idem_policy_override(value, &ev.override);
+
+        tap_ok(ngx_idem_policy_fate(&ev, &valid, &ttl) == t->fate
+               && ttl == t->ttl_s, t->why);
+
+        ev.complete = 0;
+        tap_is(ngx_idem_policy_fate(&ev, &valid, &ttl), UNKNOWN,
+               "not if the answer is cut off");
+    }
+}
+
+
+static void
+test_checks(void)
+{
+    size_t  i;
+
+    for (i = 0; i < tap_count(checks); i++) {
+        tap_is(ngx_idem_policy_check(&checks[i].ev), checks[i].check,
+               checks[i].why);
     }
 }
 
