@@ -120,8 +120,11 @@ my @misuses = (
     [ 'idempotency_waiters 65536;',         qr/from 1 to 65535/             ],
     [ 'idempotency_waiters many;',          qr/invalid number/              ],
 
-    [ 'idempotency_unknown forget;',        qr/"refuse" or "retry"/         ],
-    [ 'idempotency_unknown check=/was;',    qr/does not know "check="/      ],
+    [ 'idempotency_unknown forget;',        qr/"refuse", "retry" or "check/ ],
+    [ 'idempotency_unknown check=;',        qr/invalid URI in "check="/     ],
+    [ 'idempotency_unknown check=was;',     qr/must begin with "\/"/        ],
+    [ 'idempotency_unknown check=@was;',    qr/must begin with "\/"/        ],
+    [ 'idempotency_unknown check=/was 0;',  qr/invalid time "0"/            ],
     [ 'idempotency_unknown refuse 0;',      qr/invalid time "0"/            ],
     [ 'idempotency_unknown retry soon;',    qr/invalid time "soon"/         ],
 
@@ -188,6 +191,7 @@ my @once = (
     'idempotency_concurrent reject;',       'idempotency_concurrent wait=1s;',
     'idempotency_waiters 9;',               'idempotency_unknown refuse;',
     'idempotency_unknown retry 1h;',        'idempotency_max_response 10k;',
+    'idempotency_unknown check=/was;',      'idempotency_unknown check=/?a 1h;',
     'idempotency_replay_header X-Again;',   'idempotency_replay_header off;',
     'idempotency_documentation /doc;',      'idempotency_dry_run on;',
     'idempotency_on_error pass;',

@@ -44,10 +44,21 @@ typedef enum {
 } ngx_idem_state_e;
 
 
+/* What a claim does about an unknown. */
+
+typedef enum {
+    NGX_IDEM_UNKNOWN_REFUSE = 0,
+    NGX_IDEM_UNKNOWN_RETRY,         /* runs it again */
+    NGX_IDEM_UNKNOWN_CHECK          /* takes it, to find out */
+} ngx_idem_unknown_e;
+
+
 /*
  * What a store answers to a verb.
  *
  *   OWNED     the claim is yours: send the request to the upstream
+ *   CHECK     the claim is yours, but an earlier one came to an unknown end:
+ *             find out first what became of it
  *   BUSY      somebody else's claim is running
  *   DONE      carried out, the response is here
  *   UNSTORED  carried out, the response was not kept
@@ -61,6 +72,7 @@ typedef enum {
 
 typedef enum {
     NGX_IDEM_OWNED = 0,
+    NGX_IDEM_CHECK,
     NGX_IDEM_BUSY,
     NGX_IDEM_DONE,
     NGX_IDEM_UNSTORED,

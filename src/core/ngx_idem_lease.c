@@ -9,6 +9,8 @@
 #include "core/ngx_idem_lease.h"
 
 
+static ngx_idem_verdict_e ngx_idem_lease_claim_unknown(ngx_idem_entry_t *en,
+    const ngx_idem_claimant_t *cl, uint64_t now_ms);
 static ngx_idem_verdict_e ngx_idem_lease_grant(ngx_idem_entry_t *en,
     const ngx_idem_claimant_t *cl, uint64_t now_ms);
 static int ngx_idem_lease_owned(ngx_idem_entry_t *en, const uint8_t *owner,
@@ -64,14 +66,37 @@ ngx_idem_lease_claim(ngx_idem_entry_t *en, const ngx_idem_claimant_t *cl,
 
     case NGX_IDEM_STATE_UNKNOWN:
 
-        if (cl->retry) {
-            return ngx_idem_lease_grant(en, cl, now_ms);
-        }
-
-        return NGX_IDEM_UNKNOWN;
+        return ngx_idem_lease_claim_unknown(en, cl, now_ms);
     }
 
     /* no state at all: damaged memory, which must not run a request twice */
+
+    return NGX_IDEM_UNKNOWN;
+}
+
+
+static ngx_idem_verdict_e
+ngx_idem_lease_claim_unknown(ngx_idem_entry_t *en,
+    const ngx_idem_claimant_t *cl, uint64_t now_ms)
+{
+    uint32_t  left_s;
+
+    switch (cl->on_unknown) {
+
+    case NGX_IDEM_UNKNOWN_RETRY:
+        return ngx_idem_lease_grant(en, cl, now_ms);
+
+    case NGX_IDEM_UNKNOWN_CHECK:
+        left_s = (uint32_t) ((en->until_ms - now_ms + 999) / 1000);
+
+        (void) ngx_idem_lease_grant(en, cl, now_ms);
+        en->ttl_s = left_s;
+
+        return NGX_IDEM_CHECK;
+
+    case NGX_IDEM_UNKNOWN_REFUSE:
+        break;
+    }
 
     return NGX_IDEM_UNKNOWN;
 }
@@ -104,6 +129,10 @@ ngx_idem_lease_complete(ngx_idem_entry_t *en, const uint8_t *owner,
     en->dry = oc->dry;
 
     ngx_idem_lease_enter(en, oc->state, now_ms, ngx_idem_lease_ms(oc->ttl_s));
+
+    if (oc->until_ms) {
+        en->until_ms = oc->until_ms;
+    }
 
     if (oc->state == NGX_IDEM_STATE_DONE) {
         return NGX_IDEM_DONE;
@@ -140,6 +169,21 @@ ngx_idem_lease_orphan(ngx_idem_entry_t *en, uint64_t now_ms)
 
     ngx_idem_lease_enter(en, NGX_IDEM_STATE_UNKNOWN, now_ms,
                          ngx_idem_lease_ms(en->ttl_s));
+}
+
+
+ngx_idem_outcome_t
+ngx_idem_lease_outcome(const ngx_idem_entry_t *en)
+{
+    ngx_idem_outcome_t  oc;
+
+    oc.state = (ngx_idem_state_e) en->state;
+    oc.ttl_s = en->ttl_s;
+    oc.status = en->status;
+    oc.dry = en->dry;
+    oc.until_ms = en->until_ms;
+
+    return oc;
 }
 
 

@@ -15,6 +15,7 @@
  *   unstored  - unstored     lost         lost     -           ABSENT
  *   unknown   - unknown      lost         lost     -           ABSENT
  *     retry:  RUNNING owned
+ *     check:  RUNNING check
  *
  * upper case: the state after; lower case: the verdict; -: no change.
  * Another fingerprint is answered MISMATCH by a claim in every state but
@@ -23,7 +24,9 @@
  * noticed, and an expired entry is absent.
  *
  * An unknown that comes of a lease lives ttl_s from the end of that lease;
- * one that comes of an orphan, ttl_s from now.
+ * one that comes of an orphan, ttl_s from now.  Looking into an unknown does
+ * not make it live longer: it is completed with the end it had, and if its
+ * claimant dies meanwhile, it has what was left of its life.
  */
 
 
@@ -51,12 +54,12 @@ typedef struct {
 /* Who claims, and on which terms. */
 
 typedef struct {
-    const uint8_t  *fingerprint;    /* NGX_IDEM_DIGEST_LEN */
-    const uint8_t  *owner;          /* NGX_IDEM_OWNER_LEN random bytes */
-    uint64_t        fence;          /* given to the entry if it is owned */
-    uint64_t        lease_ms;
-    uint32_t        unknown_s;      /* life of an unknown */
-    int             retry;          /* an unknown may be run again */
+    const uint8_t      *fingerprint;    /* NGX_IDEM_DIGEST_LEN */
+    const uint8_t      *owner;          /* NGX_IDEM_OWNER_LEN random bytes */
+    uint64_t            fence;          /* given to the entry if granted */
+    uint64_t            lease_ms;
+    uint32_t            unknown_s;      /* life of an unknown */
+    ngx_idem_unknown_e  on_unknown;
 } ngx_idem_claimant_t;
 
 
@@ -67,6 +70,7 @@ typedef struct {
     uint32_t          ttl_s;
     uint16_t          status;
     uint8_t           dry;
+    uint64_t          until_ms;     /* 0: ttl_s from now */
 } ngx_idem_outcome_t;
 
 
@@ -80,7 +84,8 @@ typedef struct {
 ngx_idem_state_e ngx_idem_lease_expire(ngx_idem_entry_t *en, uint64_t now_ms);
 
 /*
- * Answers a claim.  en is changed only by time and if the answer is OWNED.
+ * Answers a claim.  en is changed only by time and if the answer is OWNED or
+ * CHECK.
  * Source: draft-ietf-httpapi-idempotency-key-header, "Idempotency
  * Enforcement Scenarios".
  */
@@ -101,6 +106,9 @@ ngx_idem_verdict_e ngx_idem_lease_release(ngx_idem_entry_t *en,
 
 /* The owner is dead: a running entry becomes unknown, others stay. */
 void ngx_idem_lease_orphan(ngx_idem_entry_t *en, uint64_t now_ms);
+
+/* An unknown as it is, to complete it with that after it was looked into. */
+ngx_idem_outcome_t ngx_idem_lease_outcome(const ngx_idem_entry_t *en);
 
 /* Milliseconds since a finished record came to be; 0 while running. */
 uint64_t ngx_idem_lease_age_ms(const ngx_idem_entry_t *en, uint64_t now_ms);

@@ -11,20 +11,23 @@
  *   SEEN       idempotency applies to the location      READING ALOOF REJECTED
  *   READING    the request body is on its way           READY ALOOF
  *   READY      body and fingerprint are there           OWNED WAITING
- *                                                       REPLAYING REJECTED
- *                                                       ALOOF
+ *                                                       CHECKING REPLAYING
+ *                                                       REJECTED ALOOF
  *   WAITING    parked behind a running claim            READY
+ *   CHECKING   the claim is ours, and somebody is asked OWNED SETTLED
+ *              what became of an earlier one
  *   OWNED      the claim is ours, no answer has begun   CAPTURING PASSING
  *                                                       SETTLED
  *   CAPTURING  an answer is taken and withheld          OWNED PASSING SETTLED
  *   PASSING    the claim is ours, the answer passes     SETTLED
- *   SETTLED    the claim has ended, the answer passes   -
+ *   SETTLED    the claim has ended, the answer passes;  REPLAYING REJECTED
+ *              or it was for a check, which has ended
  *   REPLAYING  a stored answer goes out                 -
  *   REJECTED   an answer of our own goes out            -
  *   ALOOF      hands off                                -
  *
- * WAITING, OWNED, CAPTURING and PASSING hold something of the store's; the
- * request's cleanup gives it back, however the request ends.
+ * WAITING, CHECKING, OWNED, CAPTURING and PASSING hold something of the
+ * store's; the request's cleanup gives it back, however the request ends.
  */
 
 
@@ -51,6 +54,7 @@ typedef enum {
     NGX_HTTP_IDEMPOTENCY_READING,
     NGX_HTTP_IDEMPOTENCY_READY,
     NGX_HTTP_IDEMPOTENCY_WAITING,
+    NGX_HTTP_IDEMPOTENCY_CHECKING,
     NGX_HTTP_IDEMPOTENCY_OWNED,
     NGX_HTTP_IDEMPOTENCY_CAPTURING,
     NGX_HTTP_IDEMPOTENCY_PASSING,
@@ -96,6 +100,14 @@ typedef struct {
     ngx_str_t  name;
     ngx_str_t  value;
 } ngx_http_idempotency_marker_t;
+
+
+/* Whom to ask what became of a request: a location of the same server. */
+
+typedef struct {
+    ngx_str_t  uri;
+    ngx_str_t  args;
+} ngx_http_idempotency_check_t;
 
 
 /* A name in the configuration and where it stands there. */
@@ -150,8 +162,9 @@ typedef struct {
     ngx_msec_t                           lease;
     ngx_msec_t                           wait;     /* 0: reject */
     ngx_uint_t                           waiters;
-    ngx_flag_t                           retry;    /* run an unknown again */
-    time_t                               unknown;  /* its life */
+    ngx_uint_t                           on_unknown;
+    ngx_http_idempotency_check_t        *check;    /* if that is to check */
+    time_t                               unknown;  /* life of an unknown */
 
     size_t                               max_response;
     ngx_array_t                         *hide;     /* ngx_idem_span_t */
@@ -198,6 +211,7 @@ typedef struct {
  *   handler   the content handler that stands behind ours
  *   finalize, write_handler
  *             of the upstream, likewise
+ *   checker   the subrequest that asks what became of an earlier claim
  *   cut       the upstream whose answer broke off
  *   override  what whoever gave the status says in X-Accel-Idempotency
  *
@@ -234,6 +248,7 @@ typedef struct {
     ngx_http_handler_pt               handler;
     ngx_http_idempotency_finalize_pt  finalize;
     ngx_http_event_handler_pt         write_handler;
+    ngx_http_request_t               *checker;
     ngx_http_upstream_t              *cut;
     ngx_idem_override_t               override;
     ngx_http_idempotency_response_t   response;
@@ -269,6 +284,46 @@ void ngx_http_idempotency_move(ngx_http_idempotency_ctx_t *ctx,
 /* Says once what the request got: counter and $idempotency_status. */
 void ngx_http_idempotency_tell(ngx_http_idempotency_ctx_t *ctx,
     ngx_idem_stat_e told);
+
+
+/* Answers with a problem; a dry run only says what it would have been. */
+ngx_int_t ngx_http_idempotency_refuse(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why);
+
+/* The claim is granted: the request goes on to be carried out. */
+ngx_int_t ngx_http_idempotency_own(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/* op->stored goes out. */
+ngx_int_t ngx_http_idempotency_replay(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+
+/* ngx_http_idempotency_check.c: what became of an earlier claim */
+
+/*
+ * The verdict was CHECK: asks by a subrequest, unless somebody else has done
+ * so while this request waited.  Returns what a phase handler returns.
+ */
+ngx_int_t ngx_http_idempotency_check(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/* The same when the request is entered again meanwhile, or after that. */
+ngx_int_t ngx_http_idempotency_check_again(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/* The context of the request that r asks for; NULL: r is no such subrequest. */
+ngx_http_idempotency_ctx_t *ngx_http_idempotency_checker(
+    ngx_http_request_t *r);
+
+/* Its answer is collected, and sent to nobody. */
+ngx_int_t ngx_http_idempotency_check_header(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+ngx_int_t ngx_http_idempotency_check_body(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+
+/* The unknown is what it was. */
+void ngx_http_idempotency_put_back(ngx_http_idempotency_ctx_t *ctx);
 
 
 /* ngx_http_idempotency_key.c: from the request to identity and terms */
@@ -322,6 +377,20 @@ void ngx_http_idempotency_digest_free(ngx_http_idempotency_ctx_t *ctx);
 
 void ngx_http_idempotency_filter_init(void);
 
+/* A header begins: what was collected before is forgotten. */
+void ngx_http_idempotency_response_init(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/* Copies what a buffer has and consumes it.  NGX_ERROR: out of memory. */
+ngx_int_t ngx_http_idempotency_append(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_buf_t *b);
+
+/* Whether the answer breaks off here; whether it has come whole. */
+ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+ngx_uint_t ngx_http_idempotency_is_whole(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
 /*
  * The answer of the upstream broke off: what was taken of it is dropped.
  * Returns the status to finalize the request with.
@@ -339,7 +408,12 @@ ngx_int_t ngx_http_idempotency_cut(ngx_http_request_t *r,
 void ngx_http_idempotency_read_override(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
-/* What a claim would become with the answer having come whole, or not. */
+/* What is known of the upstreams, with the answer having come whole or not. */
+void ngx_http_idempotency_evidence(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete,
+    ngx_idem_evidence_t *ev);
+
+/* What a claim would become by that. */
 ngx_idem_fate_e ngx_http_idempotency_fate(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete, uint32_t *ttl_s);
 

@@ -17,19 +17,13 @@ static ngx_int_t ngx_http_idempotency_capture(ngx_http_request_t *r,
 static ngx_uint_t ngx_http_idempotency_streams(ngx_http_request_t *r);
 static ngx_int_t ngx_http_idempotency_collect(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
-static ngx_int_t ngx_http_idempotency_append(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx, ngx_buf_t *b);
 static ngx_buf_t *ngx_http_idempotency_room(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, size_t need);
 static ngx_int_t ngx_http_idempotency_overflow(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *rest);
 static void ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
-static ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
 static ngx_int_t ngx_http_idempotency_end(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx);
-static ngx_uint_t ngx_http_idempotency_is_whole(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_finish(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
@@ -71,6 +65,12 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
 {
     ngx_http_idempotency_ctx_t  *ctx;
 
+    ctx = ngx_http_idempotency_checker(r);
+
+    if (ctx) {
+        return ngx_http_idempotency_check_header(r, ctx);
+    }
+
     ctx = (r == r->main) ? ngx_http_idempotency_ctx(r) : NULL;
 
     if (ctx == NULL
@@ -87,11 +87,7 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
 
     ngx_http_idempotency_hide_override(r, ctx);
 
-    ngx_memzero(&ctx->response, sizeof(ngx_http_idempotency_response_t));
-    ctx->response.last = &ctx->response.body;
-    ctx->response.status = r->headers_out.status;
-    ctx->response.announced = ngx_http_idempotency_bodiless(r)
-                                  ? -1 : r->headers_out.content_length_n;
+    ngx_http_idempotency_response_init(r, ctx);
 
     if (ctx->ilcf->dry_run) {
         return ngx_http_idempotency_pass_header(r, ctx);
@@ -108,10 +104,29 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
 }
 
 
+void
+ngx_http_idempotency_response_init(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_memzero(&ctx->response, sizeof(ngx_http_idempotency_response_t));
+
+    ctx->response.last = &ctx->response.body;
+    ctx->response.status = r->headers_out.status;
+    ctx->response.announced = ngx_http_idempotency_bodiless(r)
+                                  ? -1 : r->headers_out.content_length_n;
+}
+
+
 static ngx_int_t
 ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
 {
     ngx_http_idempotency_ctx_t  *ctx;
+
+    ctx = ngx_http_idempotency_checker(r);
+
+    if (ctx) {
+        return ngx_http_idempotency_check_body(r, ctx, in);
+    }
 
     ctx = (r == r->main) ? ngx_http_idempotency_ctx(r) : NULL;
 
@@ -266,7 +281,7 @@ ngx_http_idempotency_collect(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_idempotency_append(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_buf_t *b)
 {
@@ -393,7 +408,7 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
  * last buffer, after it has let go of the upstream.
  */
 
-static ngx_uint_t
+ngx_uint_t
 ngx_http_idempotency_is_cut(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in)
 {
@@ -459,7 +474,7 @@ ngx_http_idempotency_end(ngx_http_request_t *r,
  * had said when it closed the connection, without a record that ends it.
  */
 
-static ngx_uint_t
+ngx_uint_t
 ngx_http_idempotency_is_whole(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {

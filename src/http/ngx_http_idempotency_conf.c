@@ -76,6 +76,7 @@ ngx_http_idempotency_create_loc_conf(ngx_conf_t *cf)
  * set by ngx_pcalloc():
  *
  *     conf->store = NULL;
+ *     conf->check = NULL;
  *     conf->lifetimes = { NULL, 0, 0 };
  *     conf->fields = { NULL, 0, NULL, 0 };
  *     conf->rule = { 0, 0, 0 };
@@ -102,7 +103,7 @@ ngx_http_idempotency_unset_loc_conf(ngx_http_idempotency_loc_conf_t *conf)
     conf->lease = NGX_CONF_UNSET_MSEC;
     conf->wait = NGX_CONF_UNSET_MSEC;
     conf->waiters = NGX_CONF_UNSET_UINT;
-    conf->retry = NGX_CONF_UNSET;
+    conf->on_unknown = NGX_CONF_UNSET_UINT;
     conf->unknown = NGX_CONF_UNSET;
 
     conf->max_response = NGX_CONF_UNSET_SIZE;
@@ -313,7 +314,13 @@ ngx_http_idempotency_merge_claim(ngx_http_idempotency_loc_conf_t *prev,
     ngx_conf_merge_msec_value(conf->lease, prev->lease, 60000);
     ngx_conf_merge_msec_value(conf->wait, prev->wait, 0);
     ngx_conf_merge_uint_value(conf->waiters, prev->waiters, 64);
-    ngx_conf_merge_value(conf->retry, prev->retry, 0);
+
+    if (conf->on_unknown == NGX_CONF_UNSET_UINT) {
+        conf->check = prev->check;
+    }
+
+    ngx_conf_merge_uint_value(conf->on_unknown, prev->on_unknown,
+                              NGX_IDEM_UNKNOWN_REFUSE);
     ngx_conf_merge_value(conf->unknown, prev->unknown, NGX_IDEM_TTL_DEFAULT);
     ngx_conf_merge_uint_value(conf->on_error, prev->on_error,
                               NGX_HTTP_IDEMPOTENCY_ON_ERROR_REFUSE);

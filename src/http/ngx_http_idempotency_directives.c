@@ -48,6 +48,8 @@ static char *ngx_http_idempotency_concurrent(ngx_conf_t *cf,
     ngx_command_t *cmd, void *conf);
 static char *ngx_http_idempotency_unknown(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static ngx_http_idempotency_check_t *ngx_http_idempotency_check_uri(
+    ngx_conf_t *cf, ngx_str_t *value);
 static char *ngx_http_idempotency_fields(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_uint_t ngx_http_idempotency_contains(ngx_array_t *names,
@@ -967,7 +969,7 @@ ngx_http_idempotency_concurrent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
-/* idempotency_unknown refuse|retry [time]; */
+/* idempotency_unknown refuse|retry|check=uri [time]; */
 
 static char *
 ngx_http_idempotency_unknown(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
@@ -977,24 +979,28 @@ ngx_http_idempotency_unknown(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     uint32_t    ttl_s;
     ngx_str_t  *value;
 
-    if (ilcf->retry != NGX_CONF_UNSET) {
+    if (ilcf->on_unknown != NGX_CONF_UNSET_UINT) {
         return "is duplicate";
     }
 
     value = cf->args->elts;
 
-    if (ngx_strncmp(value[1].data, "check=", 6) == 0) {
-        return "does not know \"check=\" in this version";
-    }
-
     if (ngx_strcmp(value[1].data, "refuse") == 0) {
-        ilcf->retry = 0;
+        ilcf->on_unknown = NGX_IDEM_UNKNOWN_REFUSE;
 
     } else if (ngx_strcmp(value[1].data, "retry") == 0) {
-        ilcf->retry = 1;
+        ilcf->on_unknown = NGX_IDEM_UNKNOWN_RETRY;
+
+    } else if (ngx_strncmp(value[1].data, "check=", 6) == 0) {
+        ilcf->on_unknown = NGX_IDEM_UNKNOWN_CHECK;
+        ilcf->check = ngx_http_idempotency_check_uri(cf, &value[1]);
+
+        if (ilcf->check == NULL) {
+            return NGX_CONF_ERROR;
+        }
 
     } else {
-        return "takes \"refuse\" or \"retry\"";
+        return "takes \"refuse\", \"retry\" or \"check=uri\"";
     }
 
     if (cf->args->nelts == 2) {
@@ -1012,6 +1018,46 @@ ngx_http_idempotency_unknown(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ilcf->unknown = (time_t) ttl_s;
 
     return NGX_CONF_OK;
+}
+
+
+/* A path, and arguments behind a "?". */
+
+static ngx_http_idempotency_check_t *
+ngx_http_idempotency_check_uri(ngx_conf_t *cf, ngx_str_t *value)
+{
+    u_char                        *p, *end;
+    ngx_http_idempotency_check_t  *check;
+
+    check = ngx_pcalloc(cf->pool, sizeof(ngx_http_idempotency_check_t));
+    if (check == NULL) {
+        return NULL;
+    }
+
+    p = value->data + sizeof("check=") - 1;
+    end = value->data + value->len;
+
+    if (p == end || *p != '/') {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid URI in \"%V\", it must begin with \"/\"",
+                           value);
+        return NULL;
+    }
+
+    check->uri.data = p;
+
+    while (p < end && *p != '?') {
+        p++;
+    }
+
+    check->uri.len = p - check->uri.data;
+
+    if (p < end) {
+        check->args.data = p + 1;
+        check->args.len = end - check->args.data;
+    }
+
+    return check;
 }
 
 

@@ -22,8 +22,6 @@ static ngx_int_t ngx_http_idempotency_identify(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_join(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys);
-static ngx_int_t ngx_http_idempotency_refuse(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why);
 static ngx_int_t ngx_http_idempotency_claim(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_claim_init(ngx_http_request_t *r,
@@ -32,13 +30,9 @@ static ngx_int_t ngx_http_idempotency_answer(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_store_failed(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
-static ngx_int_t ngx_http_idempotency_own(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx);
 static void ngx_http_idempotency_wrap(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_content_handler(ngx_http_request_t *r);
-static ngx_int_t ngx_http_idempotency_replay(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_unstored(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_wait(ngx_http_request_t *r,
@@ -159,7 +153,9 @@ ngx_http_idempotency_access_handler(ngx_http_request_t *r)
 
 /*
  * After the whole access phase has granted access.  Entered again when the
- * body is there, when a wait is over, and after every internal redirect.
+ * body is there, when a wait is over, and after every internal redirect.  Of
+ * a subrequest that asks about an earlier claim it is noted that somebody is
+ * there to answer: a missing file says nothing.
  */
 
 ngx_int_t
@@ -169,6 +165,13 @@ ngx_http_idempotency_precontent_handler(ngx_http_request_t *r)
     ngx_http_idempotency_ctx_t  *ctx;
 
     if (r != r->main) {
+
+        ctx = ngx_http_idempotency_checker(r);
+
+        if (ctx) {
+            ctx->handled = (r->content_handler != NULL);
+        }
+
         return NGX_DECLINED;
     }
 
@@ -199,6 +202,9 @@ ngx_http_idempotency_admitted(ngx_http_request_t *r,
 
     case NGX_HTTP_IDEMPOTENCY_READY:
         return ngx_http_idempotency_claim(r, ctx);
+
+    case NGX_HTTP_IDEMPOTENCY_CHECKING:
+        return ngx_http_idempotency_check_again(r, ctx);
 
     case NGX_HTTP_IDEMPOTENCY_OWNED:
     case NGX_HTTP_IDEMPOTENCY_CAPTURING:
@@ -432,9 +438,7 @@ ngx_http_idempotency_join(ngx_http_request_t *r,
 }
 
 
-/* Answers with a problem; a dry run only says what it would have been. */
-
-static ngx_int_t
+ngx_int_t
 ngx_http_idempotency_refuse(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why)
 {
@@ -509,7 +513,7 @@ ngx_http_idempotency_claim_init(ngx_http_request_t *r,
     op->log = r->connection->log;
     op->lease_ms = ilcf->lease;
     op->unknown_s = (uint32_t) ilcf->unknown;
-    op->retry = ilcf->retry;
+    op->on_unknown = ilcf->on_unknown;
     op->handler = ngx_http_idempotency_woken;
     op->data = ctx;
 
@@ -525,6 +529,9 @@ ngx_http_idempotency_answer(ngx_http_request_t *r,
 
     case NGX_IDEM_OWNED:
         return ngx_http_idempotency_own(r, ctx);
+
+    case NGX_IDEM_CHECK:
+        return ngx_http_idempotency_check(r, ctx);
 
     case NGX_IDEM_BUSY:
 
@@ -587,7 +594,7 @@ ngx_http_idempotency_store_failed(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_idempotency_own(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
@@ -642,7 +649,7 @@ ngx_http_idempotency_content_handler(ngx_http_request_t *r)
 }
 
 
-static ngx_int_t
+ngx_int_t
 ngx_http_idempotency_replay(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {

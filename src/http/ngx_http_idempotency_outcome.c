@@ -7,9 +7,6 @@
 #include "http/ngx_http_idempotency.h"
 
 
-static void ngx_http_idempotency_evidence(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete,
-    ngx_idem_evidence_t *ev);
 static ngx_http_upstream_state_t *ngx_http_idempotency_last_asked(
     ngx_http_request_t *r, ngx_http_idempotency_ctx_t *ctx,
     ngx_idem_evidence_t *ev);
@@ -74,7 +71,7 @@ ngx_http_idempotency_fate(ngx_http_request_t *r,
  * and header_time tells whether the last one asked had answered before that.
  */
 
-static void
+void
 ngx_http_idempotency_evidence(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete,
     ngx_idem_evidence_t *ev)
@@ -289,6 +286,7 @@ ngx_http_idempotency_settled(ngx_http_idempotency_ctx_t *ctx)
         return;
 
     case NGX_IDEM_OWNED:
+    case NGX_IDEM_CHECK:
     case NGX_IDEM_BUSY:
     case NGX_IDEM_MISMATCH:
     case NGX_IDEM_FULL:
@@ -324,6 +322,10 @@ ngx_http_idempotency_cleanup(void *data)
 
     case NGX_HTTP_IDEMPOTENCY_WAITING:
         st->verbs->cancel(st, &ctx->op);
+        break;
+
+    case NGX_HTTP_IDEMPOTENCY_CHECKING:
+        ngx_http_idempotency_put_back(ctx);
         break;
 
     case NGX_HTTP_IDEMPOTENCY_OWNED:

@@ -20,7 +20,7 @@ typedef struct {
 
 
 static const ngx_http_idempotency_problem_t *ngx_http_idempotency_problem(
-    ngx_idem_stat_e told);
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_uint_t ngx_http_idempotency_has_error_page(ngx_http_request_t *r,
     ngx_uint_t status);
 static ngx_int_t ngx_http_idempotency_add_header(ngx_http_request_t *r,
@@ -99,6 +99,18 @@ static const ngx_http_idempotency_problem_t
     0, 0
 };
 
+/* The same where the next duplicate asks again. */
+
+static const ngx_http_idempotency_problem_t
+                                        ngx_http_idempotency_not_known_yet = {
+    NGX_HTTP_CONFLICT,
+    ngx_string("The outcome of the first request is unknown"),
+    ngx_string("The first request with this key was sent on, but no complete "
+               "answer came back, and nobody could tell what became of it. "
+               "Send it again later, when that may be known."),
+    1, 1
+};
+
 static const ngx_http_idempotency_problem_t
                                        ngx_http_idempotency_not_stored = {
     NGX_HTTP_CONFLICT,
@@ -135,7 +147,7 @@ ngx_http_idempotency_reject(ngx_http_request_t *r,
     ngx_int_t                              rc;
     const ngx_http_idempotency_problem_t  *pr;
 
-    pr = ngx_http_idempotency_problem(ctx->told);
+    pr = ngx_http_idempotency_problem(ctx);
 
     if (pr == NULL
         || ngx_http_idempotency_set_instance(r, ctx) != NGX_OK
@@ -162,7 +174,7 @@ ngx_http_idempotency_reject(ngx_http_request_t *r,
 
 
 static const ngx_http_idempotency_problem_t *
-ngx_http_idempotency_problem(ngx_idem_stat_e told)
+ngx_http_idempotency_problem(ngx_http_idempotency_ctx_t *ctx)
 {
     static const ngx_http_idempotency_problem_t *const
         problems[NGX_IDEM_STAT_N] =
@@ -181,7 +193,11 @@ ngx_http_idempotency_problem(ngx_idem_stat_e told)
                                       &ngx_http_idempotency_store_unavailable
     };
 
-    return problems[told];
+    if (ctx->told == NGX_IDEM_STAT_OUTCOME_UNKNOWN && ctx->ilcf->check) {
+        return &ngx_http_idempotency_not_known_yet;
+    }
+
+    return problems[ctx->told];
 }
 
 

@@ -34,6 +34,10 @@ const ngx_str_t  ngx_idem_stat_names[NGX_IDEM_STAT_N] = {
     ngx_string("orphaned"),
     ngx_string("lost"),
 
+    ngx_string("check_done"),
+    ngx_string("check_absent"),
+    ngx_string("check_unknown"),
+
     ngx_string("expired"),
     ngx_string("evicted_done"),
     ngx_string("evicted_unstored"),

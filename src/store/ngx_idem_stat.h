@@ -49,6 +49,12 @@ typedef enum {
     NGX_IDEM_STAT_ORPHANED,         /* unknown, as the worker died */
     NGX_IDEM_STAT_LOST,             /* late owners refused */
 
+    /* what was learned about an unknown */
+
+    NGX_IDEM_STAT_CHECK_DONE,
+    NGX_IDEM_STAT_CHECK_ABSENT,     /* it did not happen */
+    NGX_IDEM_STAT_CHECK_UNKNOWN,
+
     /* what left the store, and why */
 
     NGX_IDEM_STAT_EXPIRED,

@@ -57,7 +57,7 @@ struct ngx_idem_op_s {
     ngx_msec_t               lease_ms;
     uint32_t                 unknown_s;
     ngx_uint_t               max_waiters;   /* 0: do not wait if BUSY */
-    ngx_flag_t               retry;         /* run an unknown again */
+    ngx_idem_unknown_e       on_unknown;
 
     /* how the claim ended, set by the caller before complete */
 
@@ -68,8 +68,8 @@ struct ngx_idem_op_s {
     /* answers of the store */
 
     ngx_idem_verdict_e       verdict;
-    uint64_t                 fence;         /* OWNED */
-    uint64_t                 age_ms;        /* DONE, UNSTORED, UNKNOWN */
+    uint64_t                 fence;         /* OWNED, CHECK */
+    uint64_t                 age_ms;        /* of what is not running */
     ngx_uint_t               status;        /* DONE, UNSTORED */
     ngx_flag_t               dry;           /* UNSTORED by a dry run */
     ngx_str_t                stored;        /* DONE: the bytes, in op->pool */
@@ -90,7 +90,8 @@ struct ngx_idem_op_s {
  *           than that, and says so by op->parked: registered under the same
  *           lock that saw the running claim, so that no completion is
  *           missed.  op->handler then comes at most once, from the event
- *           loop, never from inside claim().
+ *           loop, never from inside claim().  CHECK comes with op->outcome:
+ *           completing with it as it is puts the unknown back.
  * renew     the lease ends op->lease_ms from now.  OWNED or LOST.
  * complete  the claim ends as op->outcome.  The verdict is what the record
  *           is now: DONE, UNSTORED (also if there was no room for a DONE),

@@ -147,9 +147,10 @@ ngx_idem_zone_claim_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
     op->fence = en.fence;
     op->status = en.status;
     op->dry = en.dry;
-    op->age_ms = ngx_idem_lease_age_ms(&en, zn->now_ms);
+    op->age_ms = ngx_idem_lease_age_ms(&h->entry, zn->now_ms);
 
-    if (op->verdict == NGX_IDEM_OWNED) {
+    if (op->verdict == NGX_IDEM_OWNED || op->verdict == NGX_IDEM_CHECK) {
+        op->outcome = ngx_idem_lease_outcome(&h->entry);
         ngx_idem_zone_set_locked(zn, i, &en, op->lease_ms, 0);
 
     } else if (op->verdict == NGX_IDEM_BUSY) {
@@ -196,7 +197,7 @@ ngx_idem_zone_decide_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
     cl.fence = zn->sb->fence + 1;
     cl.lease_ms = op->lease_ms;
     cl.unknown_s = op->unknown_s;
-    cl.retry = op->retry;
+    cl.on_unknown = op->on_unknown;
 
     now_ms = zn->now_ms;
 
@@ -206,7 +207,7 @@ ngx_idem_zone_decide_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
 
     verdict = ngx_idem_lease_claim(en, &cl, now_ms);
 
-    if (verdict == NGX_IDEM_OWNED) {
+    if (verdict == NGX_IDEM_OWNED || verdict == NGX_IDEM_CHECK) {
         zn->sb->fence++;
     }
 
@@ -546,6 +547,7 @@ ngx_idem_zone_end_locked(ngx_idem_zone_t *zn, uint32_t i, ngx_idem_op_t *op,
     const ngx_idem_outcome_t *oc)
 {
     uint32_t          size;
+    uint64_t          life_ms;
     ngx_idem_entry_t  en;
 
     op->verdict = NGX_IDEM_LOST;
@@ -559,7 +561,9 @@ ngx_idem_zone_end_locked(ngx_idem_zone_t *zn, uint32_t i, ngx_idem_op_t *op,
 
     size = (oc->state == NGX_IDEM_STATE_DONE) ? (uint32_t) op->size : 0;
 
-    ngx_idem_zone_set_locked(zn, i, &en, (uint64_t) en.ttl_s * 1000, size);
+    life_ms = (en.until_ms > zn->now_ms) ? en.until_ms - zn->now_ms : 0;
+
+    ngx_idem_zone_set_locked(zn, i, &en, life_ms, size);
 
     if (oc->state != op->outcome.state) {
         ngx_idem_stat_add(&zn->store, NGX_IDEM_STAT_NO_ROOM);

@@ -16,7 +16,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint64_t             op, now = 1000;
     const uint8_t       *alive = NULL;
     ngx_idem_entry_t     en = { .state = NGX_IDEM_STATE_ABSENT };
-    ngx_idem_outcome_t   oc = { NGX_IDEM_STATE_UNKNOWN, 1, 200, 0 };
+    ngx_idem_outcome_t   oc = { NGX_IDEM_STATE_UNKNOWN, 1, 200, 0, 0 };
     ngx_idem_verdict_e   v;
     static uint8_t       id[2][NGX_IDEM_DIGEST_LEN] = { { 1 }, { 2 } };
     ngx_idem_claimant_t  cl = { id[0], NULL, 0, 300, 1, 1 };

@@ -31,6 +31,7 @@
 #define U          NGX_IDEM_STATE_UNKNOWN
 
 #define OWNED      NGX_IDEM_OWNED
+#define CHECK      NGX_IDEM_CHECK
 #define BUSY       NGX_IDEM_BUSY
 #define DONE       NGX_IDEM_DONE
 #define UNSTORED   NGX_IDEM_UNSTORED
@@ -48,6 +49,8 @@ typedef enum {
     CLAIM_OTHER,
     CLAIM_RETRY,
     CLAIM_RETRY_OTHER,
+    CLAIM_CHECK,
+    CLAIM_CHECK_OTHER,
     RENEW,
     RENEW_OTHER,
     RENEW_ZERO,
@@ -81,6 +84,7 @@ static void test_cell(const test_row_t *row, ngx_idem_state_e from);
 static int test_play(test_event_e event, ngx_idem_entry_t *en);
 static void test_grant(void);
 static void test_outcome(void);
+static void test_check(void);
 static void test_lease_end(void);
 static void test_late(void);
 static void test_orphan(void);
@@ -100,7 +104,7 @@ static const uint8_t  own0[NGX_IDEM_OWNER_LEN];
 
 
 static const ngx_idem_claimant_t  claimant = {
-    fp1, own2, 42, LEASE_MS, UNKNOWN_S, 0
+    fp1, own2, 42, LEASE_MS, UNKNOWN_S, NGX_IDEM_UNKNOWN_REFUSE
 };
 
 
@@ -120,6 +124,12 @@ static const test_row_t  table[] = {
       { { R, OWNED }, { R, BUSY }, { D, DONE }, { S, UNSTORED },
         { R, OWNED } } },
     { CLAIM_RETRY_OTHER, "claim that may retry, another fingerprint",
+      { { R, OWNED }, { R, MISMATCH }, { D, MISMATCH }, { S, MISMATCH },
+        { U, MISMATCH } } },
+    { CLAIM_CHECK, "claim that looks into an unknown",
+      { { R, OWNED }, { R, BUSY }, { D, DONE }, { S, UNSTORED },
+        { R, CHECK } } },
+    { CLAIM_CHECK_OTHER, "claim that would, another fingerprint",
       { { R, OWNED }, { R, MISMATCH }, { D, MISMATCH }, { S, MISMATCH },
         { U, MISMATCH } } },
     { RENEW, "renew",
@@ -160,6 +170,7 @@ main(void)
     test_table();
     test_grant();
     test_outcome();
+    test_check();
     test_lease_end();
     test_late();
     test_orphan();
@@ -222,22 +233,34 @@ test_cell(const test_row_t *row, ngx_idem_state_e from)
 static int
 test_play(test_event_e event, ngx_idem_entry_t *en)
 {
-    ngx_idem_outcome_t   oc = { D, DONE_S, 201, 0 };
+    ngx_idem_outcome_t   oc = { D, DONE_S, 201, 0, 0 };
     ngx_idem_claimant_t  cl = claimant;
 
     switch (event) {
 
     case CLAIM_OTHER:
+        cl.fingerprint = fp2;
+        return (int) ngx_idem_lease_claim(en, &cl, NOW);
+
     case CLAIM_RETRY_OTHER:
         cl.fingerprint = fp2;
-        cl.retry = event == CLAIM_RETRY_OTHER;
-
+        cl.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
         return (int) ngx_idem_lease_claim(en, &cl, NOW);
 
     case CLAIM:
-    case CLAIM_RETRY:
-        cl.retry = event == CLAIM_RETRY;
+        return (int) ngx_idem_lease_claim(en, &cl, NOW);
 
+    case CLAIM_RETRY:
+        cl.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
+        return (int) ngx_idem_lease_claim(en, &cl, NOW);
+
+    case CLAIM_CHECK_OTHER:
+        cl.fingerprint = fp2;
+        cl.on_unknown = NGX_IDEM_UNKNOWN_CHECK;
+        return (int) ngx_idem_lease_claim(en, &cl, NOW);
+
+    case CLAIM_CHECK:
+        cl.on_unknown = NGX_IDEM_UNKNOWN_CHECK;
         return (int) ngx_idem_lease_claim(en, &cl, NOW);
 
     case RENEW:
@@ -307,7 +330,7 @@ test_grant(void)
     en = test_entry(U);
     en.status = 502;
     en.dry = 1;
-    cl.retry = 1;
+    cl.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
     ngx_idem_lease_claim(&en, &cl, NOW);
 
     tap_ok(en.fence == 42 && memcmp(en.owner, own2, sizeof(own2)) == 0,
@@ -330,7 +353,7 @@ static void
 test_outcome(void)
 {
     ngx_idem_entry_t    en;
-    ngx_idem_outcome_t  oc = { S, DONE_S, 201, 1 };
+    ngx_idem_outcome_t  oc = { S, DONE_S, 201, 1, 0 };
 
     en = test_entry(R);
     ngx_idem_lease_complete(&en, own1, &oc, NOW);
@@ -346,6 +369,69 @@ test_outcome(void)
     en = test_entry(D);
     ngx_idem_lease_claim(&en, &claimant, NOW);
     tap_is(en.until_ms, NOW + LEFT_MS, "a replay does not make it live on");
+}
+
+
+/* Looking into an unknown takes nothing from its life and adds nothing. */
+
+static void
+test_check(void)
+{
+    uint64_t             end, later;
+    ngx_idem_entry_t     en, unknown;
+    ngx_idem_outcome_t   oc;
+    ngx_idem_claimant_t  cl = claimant;
+
+    cl.on_unknown = NGX_IDEM_UNKNOWN_CHECK;
+    later = NOW + 5000;
+
+    unknown = test_entry(U);
+    unknown.until_ms = NOW + 90001;
+    unknown.status = 502;
+    oc = ngx_idem_lease_outcome(&unknown);
+
+    en = unknown;
+    ngx_idem_lease_claim(&en, &cl, NOW);
+
+    tap_ok(en.fence == 42 && memcmp(en.owner, own2, sizeof(own2)) == 0,
+           "who looks has a fence and an owner's proof");
+    tap_is(en.until_ms, NOW + LEASE_MS, "and a lease");
+    tap_is(en.ttl_s, 91, "whose life as unknown is what was left");
+
+    tap_is(ngx_idem_lease_complete(&en, own2, &oc, later), UNKNOWN,
+           "it may be put back");
+    tap_ok(en.state == U && en.until_ms == unknown.until_ms,
+           "with the end that it had");
+    tap_ok(en.ttl_s == unknown.ttl_s && en.status == 502,
+           "and the life, and the status");
+    tap_is(ngx_idem_lease_age_ms(&en, later),
+           ngx_idem_lease_age_ms(&unknown, later), "so it has its age");
+
+    en = unknown;
+    ngx_idem_lease_claim(&en, &cl, NOW);
+    tap_is(ngx_idem_lease_complete(&en, own2, &oc, NOW + LEASE_MS - 1),
+           UNKNOWN, "at the end of its time, too");
+
+    en = unknown;
+    en.until_ms = NOW + 1000;
+    oc = ngx_idem_lease_outcome(&en);
+    ngx_idem_lease_claim(&en, &cl, NOW);
+    tap_is(ngx_idem_lease_complete(&en, own2, &oc, later), UNKNOWN,
+           "or when that is over");
+    tap_is(ngx_idem_lease_expire(&en, later), A, "it is absent then");
+
+    en = unknown;
+    ngx_idem_lease_claim(&en, &cl, NOW);
+    end = NOW + LEASE_MS;
+    tap_is(ngx_idem_lease_expire(&en, end), U, "a lease that ends is unknown");
+    tap_is(en.until_ms, end + 91000, "for what was left");
+    tap_is(ngx_idem_lease_complete(&en, own2, &oc, end), LOST,
+           "and then is not to be put back");
+
+    en = unknown;
+    ngx_idem_lease_claim(&en, &cl, NOW);
+    ngx_idem_lease_orphan(&en, later);
+    tap_is(en.until_ms, later + 91000, "so is an orphan");
 }
 
 
@@ -387,7 +473,7 @@ test_late(void)
 {
     uint64_t            end;
     ngx_idem_entry_t    en;
-    ngx_idem_outcome_t  oc = { D, DONE_S, 201, 0 };
+    ngx_idem_outcome_t  oc = { D, DONE_S, 201, 0, 0 };
 
     end = NOW + LEFT_MS;
 
@@ -448,7 +534,7 @@ static void
 test_lives(void)
 {
     ngx_idem_entry_t    en;
-    ngx_idem_outcome_t  oc = { D, UINT32_MAX, 200, 0 };
+    ngx_idem_outcome_t  oc = { D, UINT32_MAX, 200, 0, 0 };
 
     en = test_entry(R);
     ngx_idem_lease_complete(&en, own1, &oc, NOW);
@@ -489,7 +575,7 @@ static void
 test_age(void)
 {
     ngx_idem_entry_t    en;
-    ngx_idem_outcome_t  oc = { D, DONE_S, 201, 0 };
+    ngx_idem_outcome_t  oc = { D, DONE_S, 201, 0, 0 };
 
     en = test_entry(A);
     tap_is(ngx_idem_lease_age_ms(&en, NOW), 0, "absent has no age");

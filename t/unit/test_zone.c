@@ -46,6 +46,7 @@ typedef struct {
 
 
 static void test_states(void);
+static void test_looked_into(ngx_idem_zone_t *zn);
 static void test_owner(void);
 static void test_time(void);
 static void test_queues(void);
@@ -220,10 +221,12 @@ test_states(void)
            "all of it is in a snapshot");
 
     actor_op(&other, 3);
-    other.retry = 1;
+    other.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
     tap_is(actor_claim(zn, &other), NGX_IDEM_OWNED, "an unknown is retried");
     tap_ok(other.fence > op.fence, "with a new fence");
     tap_is(actor_done(zn, &other, 9, 10), NGX_IDEM_DONE, "and done then");
+
+    test_looked_into(zn);
 
     actor_op(&op, 5);
     (void) actor_claim(zn, &op);
@@ -233,6 +236,49 @@ test_states(void)
 
     actor_whole(zn, "the zone is whole");
     actor_close(zn);
+}
+
+
+/* One looks into an unknown, and puts it back; another one waits for that. */
+
+static void
+test_looked_into(ngx_idem_zone_t *zn)
+{
+    ngx_uint_t           running;
+    ngx_idem_op_t        op, other;
+    ngx_idem_snapshot_t  sn;
+
+    running = actor_snapshot(zn).running;
+
+    actor_op(&op, 6);
+    (void) actor_claim(zn, &op);
+    (void) actor_end(zn, &op, NGX_IDEM_STATE_UNKNOWN);
+
+    ngx_current_msec += 1500;
+
+    actor_op(&op, 6);
+    op.on_unknown = NGX_IDEM_UNKNOWN_CHECK;
+    tap_is(actor_claim(zn, &op), NGX_IDEM_CHECK, "an unknown is looked into");
+    tap_is(op.age_ms, 1500, "which has an age");
+
+    other = op;
+    other.max_waiters = 1;
+    tap_is(actor_claim(zn, &other), NGX_IDEM_BUSY, "by one at a time");
+    tap_ok(other.parked, "for whom others wait");
+    zn->store.verbs->cancel(&zn->store, &other);
+
+    ngx_current_msec += 700;
+
+    tap_ok(zn->store.verbs->complete(&zn->store, &op) == NGX_OK
+           && op.verdict == NGX_IDEM_UNKNOWN, "it is put back");
+    sn = actor_snapshot(zn);
+    tap_ok(sn.running == running && sn.unknown == 1, "as what it was");
+
+    other.max_waiters = 0;
+    tap_is(actor_claim(zn, &other), NGX_IDEM_CHECK, "another one looks");
+    tap_is(other.age_ms, 2200, "it is older by now");
+    tap_ok(other.fence > op.fence, "each has its own fence");
+    tap_is(actor_done(zn, &other, 6, 10), NGX_IDEM_DONE, "and knows more");
 }
 
 
@@ -1010,7 +1056,7 @@ test_dead_owner(void)
     actor_op(&first, 2);
     (void) actor_claim(&view, &first);
     actor_op(&op, 2);
-    op.retry = 1;
+    op.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
     tap_is(actor_claim(zn, &op), NGX_IDEM_OWNED, "or it is run again");
     tap_ok(op.fence > first.fence, "with a greater fence");
 
@@ -1272,6 +1318,7 @@ test_fight(ngx_idem_zone_t *zn, uint32_t n)
         case NGX_IDEM_BUSY:
             break;
 
+        case NGX_IDEM_CHECK:
         case NGX_IDEM_UNSTORED:
         case NGX_IDEM_UNKNOWN:
         case NGX_IDEM_MISMATCH:
@@ -1511,7 +1558,7 @@ test_live(ngx_idem_zone_t *zn)
 
         } else if (key == 4) {
             (void) actor_end(zn, &op, NGX_IDEM_STATE_UNKNOWN);
-            op.retry = 1;
+            op.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
             (void) actor_claim(zn, &op);
             op.outcome.ttl_s = 1;
             (void) actor_done(zn, &op, key, 1000);
@@ -1621,6 +1668,7 @@ test_touched(ngx_idem_zone_t *zn, uint32_t key)
         return key != 3 && key != 5 && key != 6
                && actor_replayed(&op, key, size);
 
+    case NGX_IDEM_CHECK:
     case NGX_IDEM_BUSY:
     case NGX_IDEM_MISMATCH:
     case NGX_IDEM_FULL:

@@ -38,6 +38,8 @@ typedef struct {
 
 static ngx_uint_t test_play(size_t size, ngx_idem_full_e full, uint32_t n);
 static ngx_uint_t test_claim(ngx_idem_op_t *op, model_t *m);
+static ngx_uint_t test_check(ngx_idem_op_t *op, model_t *m);
+static void test_granted(ngx_idem_op_t *op, model_t *m, uint64_t life_ms);
 static ngx_uint_t test_content(ngx_idem_op_t *op, model_t *m);
 static ngx_uint_t test_complete(ngx_idem_op_t *op, model_t *m);
 static ngx_uint_t test_release(ngx_idem_op_t *op, model_t *m);
@@ -171,7 +173,7 @@ test_act(ngx_idem_op_t *op, model_t *m)
     op->fingerprint[0] = (u_char) (random_below(20) == 0);
     op->lease_ms = 500 + 300 * random_below(3);
     op->unknown_s = 1 + random_below(3);
-    op->retry = (random_below(3) == 0);
+    op->on_unknown = random_below(3);
 
     op->outcome.ttl_s = random_below(exact ? 6 : 20);
 
@@ -198,20 +200,17 @@ test_claim(ngx_idem_op_t *op, model_t *m)
                       || m->state == NGX_IDEM_STATE_UNSTORED);
 
         if (m->state != NGX_IDEM_STATE_ABSENT && !evicted
-            && (m->state != NGX_IDEM_STATE_UNKNOWN || !op->retry))
+            && (m->state != NGX_IDEM_STATE_UNKNOWN
+                || op->on_unknown != NGX_IDEM_UNKNOWN_RETRY))
         {
             return 1;
         }
 
-        fence = op->fence;
-        m->state = NGX_IDEM_STATE_RUNNING;
-        m->fence = fence;
-        m->until_ms = ngx_current_msec + op->lease_ms;
-        m->life_ms = (uint64_t) op->unknown_s * 1000;
-        m->fingerprint = op->fingerprint[0];
-        m->owner = op->owner[0];
-        m->worker = worker;
+        test_granted(op, m, (uint64_t) op->unknown_s * 1000);
         return 0;
+
+    case NGX_IDEM_CHECK:
+        return test_check(op, m);
 
     case NGX_IDEM_BUSY:
         return m->state != NGX_IDEM_STATE_RUNNING
@@ -225,7 +224,8 @@ test_claim(ngx_idem_op_t *op, model_t *m)
                || m->fingerprint != op->fingerprint[0];
 
     case NGX_IDEM_UNKNOWN:
-        return m->state != NGX_IDEM_STATE_UNKNOWN || op->retry
+        return m->state != NGX_IDEM_STATE_UNKNOWN
+               || op->on_unknown != NGX_IDEM_UNKNOWN_REFUSE
                || m->fingerprint != op->fingerprint[0];
 
     case NGX_IDEM_MISMATCH:
@@ -241,6 +241,50 @@ test_claim(ngx_idem_op_t *op, model_t *m)
     }
 
     return 1;
+}
+
+
+/* Half of those who look into an unknown put it back, others run. */
+
+static ngx_uint_t
+test_check(ngx_idem_op_t *op, model_t *m)
+{
+    uint64_t  left_ms;
+
+    if (op->fence <= fence
+        || m->state != NGX_IDEM_STATE_UNKNOWN
+        || m->fingerprint != op->fingerprint[0]
+        || op->on_unknown != NGX_IDEM_UNKNOWN_CHECK)
+    {
+        return 1;
+    }
+
+    if (random_below(2)) {
+        fence = op->fence;
+        return zone->store.verbs->complete(&zone->store, op) != NGX_OK
+               || op->verdict != NGX_IDEM_UNKNOWN;
+    }
+
+    left_ms = m->until_ms - ngx_current_msec;
+
+    test_granted(op, m, (left_ms + 999) / 1000 * 1000);
+
+    return 0;
+}
+
+
+static void
+test_granted(ngx_idem_op_t *op, model_t *m, uint64_t life_ms)
+{
+    fence = op->fence;
+
+    m->state = NGX_IDEM_STATE_RUNNING;
+    m->fence = fence;
+    m->until_ms = ngx_current_msec + op->lease_ms;
+    m->life_ms = life_ms;
+    m->fingerprint = op->fingerprint[0];
+    m->owner = op->owner[0];
+    m->worker = worker;
 }
 
 

@@ -37,6 +37,11 @@ my %kinds = (
     'outcome-unknown' => {
         title => 'The outcome of the first request is unknown',
     },
+    'not-known-yet' => {
+        kind => 'outcome-unknown',
+        title => 'The outcome of the first request is unknown',
+        retry => qr/^1$/,
+    },
     'response-not-stored' => {
         title => 'The first request was carried out, its response was not '
                  . 'kept',
@@ -85,6 +90,8 @@ sub is_problem {
 
     my $m = _message($from);
     my $k = $kinds{$kind} || die "no such kind of problem: $kind\n";
+    $kind = $k->{kind} || $kind;
+
     my $doc = eval { JSON::PP->new->utf8->decode($m->body) };
 
     my @wrong = _unlike($m, $status);
