@@ -409,6 +409,21 @@ $known->wait_for_request;
 $known->answer(200, 'it was done');
 is_replay($twin, 200, 'it was done', 'who waited for it finds out');
 
+# Several of them: one asks, and speaks for all.
+
+%request = (path => '/wait/', key => 'several', body => 'x');
+$first = $t->start_post(%request);
+$backend->wait_for_request;
+my @twins = map { $t->start_post(%request) } 1 .. 4;
+$t->wait_until(waiting => 4);
+$asked = $known->requests;
+$backend->close;
+$known->wait_for_request;
+$t->wait_until(waiting => 3);
+$known->answer(500, 'oops');
+is_problem($_, 409, 'not-known-yet', 'nobody knows') for @twins;
+is($known->requests, $asked + 1, 'though one has asked');
+
 # Whoever asks may leave: the next one asks again.
 
 for my $leave (qw(close reset half_close)) {

@@ -203,6 +203,7 @@ typedef struct {
  *   field     the value of a key's field that was parsed last, and what came
  *             of it: it is looked at in two phases
  *   event     end of a wait, or the next renewal
+ *   parked    when it began to wait for the claim it has waited for last
  *   method, http_version
  *             of the claim: redirects and upstreams change the request's
  *   counted   states of upstreams before a redirect changed the method: who
@@ -239,6 +240,7 @@ typedef struct {
     ngx_idem_digest_t                 digest;
     ngx_event_t                       event;
     ngx_msec_t                        wait_began;
+    ngx_msec_t                        parked;
     ngx_msec_t                        wait_time;
 
     ngx_uint_t                        method;

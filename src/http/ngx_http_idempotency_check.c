@@ -22,8 +22,8 @@ static ngx_int_t ngx_http_idempotency_still_unknown(ngx_http_request_t *r,
 
 
 /*
- * What was unknown before this request began to wait is unknown still: whoever
- * it has waited for was asking, and has not learned more.
+ * What was unknown when this request was parked, and is so still: whoever it
+ * has waited for was asking, and has not learned more.
  */
 
 ngx_int_t
@@ -34,7 +34,7 @@ ngx_http_idempotency_check(ngx_http_request_t *r,
 
     if (ctx->ilcf->dry_run
         || (ctx->waited
-            && ctx->op.age_ms >= ngx_current_msec - ctx->wait_began))
+            && ctx->op.age_ms >= ngx_current_msec - ctx->parked))
     {
         return ngx_http_idempotency_still_unknown(r, ctx);
     }

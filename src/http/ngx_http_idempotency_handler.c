@@ -697,6 +697,7 @@ ngx_http_idempotency_wait(ngx_http_request_t *r,
         ctx->wait_began = ngx_current_msec;
     }
 
+    ctx->parked = ngx_current_msec;
     left = ctx->wait_began + ctx->ilcf->wait - ngx_current_msec;
 
     if ((ngx_msec_int_t) left < 0) {
