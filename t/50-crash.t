@@ -10,12 +10,7 @@ use Test::Idempotency;
 my $t = Test::Idempotency->new(<<'EOT', locations => <<'EOL');
     idempotency             payments;
     idempotency_concurrent  wait=10s;
-    add_header              X-Pid  $pid  always;
 EOT
-    location = /pid {
-        return 204;
-    }
-
     location /reject {
         idempotency_concurrent  reject;
         proxy_pass              http://backend;
@@ -23,35 +18,6 @@ EOT
 EOL
 
 my $backend = $t->backend;
-
-
-# The worker that holds a connection, told by a request that is not protected.
-
-sub worker_of {
-    my ($c) = @_;
-
-    $c->request(method => 'GET', path => '/pid',
-                headers => [ [ 'Connection', 'keep-alive' ] ]);
-
-    return $c->next_response->header('X-Pid');
-}
-
-
-# A connection to that worker, or to another than that one.
-
-sub connect_to {
-    my ($test) = @_;
-
-    for (1 .. 1000) {
-        my $c = $t->connect;
-        my $pid = worker_of($c);
-        return ($c, $pid) if $test->($pid);
-        $c->close;
-    }
-
-    die "no connection to such a worker\n";
-}
-
 
 # another record, and a claim of another worker, which nothing must happen to
 
@@ -61,8 +27,9 @@ $backend->on('/', 201, 'receipt of another');
 is_answer($t->post(%other), 201, 'receipt of another', 'a record of before');
 $backend->hold;
 
-my ($victim_c, $victim) = connect_to(sub { 1 });
-my ($other_c, $other_pid) = connect_to(sub { $_[0] != $victim });
+my $victim_c = $t->connect;
+my $victim = $t->worker_of($victim_c);
+my $other_c = $t->connect_to(sub { $_ != $victim });
 
 my %pay = (method => 'POST', path => '/reject', key => 'mine', body => 'x');
 my %running = (%pay, key => 'running');
@@ -76,12 +43,12 @@ $t->wait_until(running => 2);
 # another worker's client waits for one that is killed with its worker
 
 my %wait = (%pay, path => '/');
-my ($holder, undef) = connect_to(sub { $_[0] == $victim });
+my $holder = $t->connect_to(sub { $_ == $victim });
 
 $holder->request(%wait, key => 'waited');
 $backend->wait_for_request(3);
 
-my ($waiter_c, undef) = connect_to(sub { $_[0] != $victim });
+my $waiter_c = $t->connect_to(sub { $_ != $victim });
 
 $waiter_c->request(%wait, key => 'waited');
 $t->wait_until(waiting => 1);

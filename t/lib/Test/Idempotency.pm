@@ -231,6 +231,34 @@ sub connect {
 }
 
 
+# The worker that holds a connection, which stays open for a request.
+
+sub worker_of {
+    my ($self, $c) = @_;
+
+    $c->request(method => 'GET', path => '/idempotency_worker',
+                headers => [ [ 'Connection', 'keep-alive' ] ]);
+
+    return $c->next_response->header('X-Worker');
+}
+
+
+# A connection to a worker of which the code says that it is the one.
+
+sub connect_to {
+    my ($self, $test) = @_;
+
+    for (1 .. 1000) {
+        my $c = $self->connect;
+        local $_ = $self->worker_of($c);
+        return $c if $test->();
+        $c->close;
+    }
+
+    die "no connection to such a worker\n";
+}
+
+
 # Bytes on a connection of their own; they are taken for one request.
 
 sub raw {
@@ -253,7 +281,8 @@ sub allow       { return $_[0]{nginx}->allow($_[1]) }
 sub reload      { $_[0]{nginx}->reload; return $_[0] }
 sub start_nginx { $_[0]{nginx}->start; return $_[0] }
 sub stop        { return $_[0]{nginx}->stop($_[1]) }
-sub kill_worker { return $_[0]{nginx}->kill_worker($_[1]) }
+sub signal      { return $_[0]{nginx}->signal($_[1]) }
+sub kill_worker { my $t = shift; return $t->{nginx}->kill_worker(@_) }
 
 sub refuse_reload        { return $_[0]{nginx}->refuse_reload($_[1]) }
 sub wait_for_old_workers { $_[0]{nginx}->wait_for_old_workers; return $_[0] }

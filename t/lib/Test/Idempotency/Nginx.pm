@@ -151,6 +151,11 @@ $upstreams
 $o{directives}
 $o{server}
 
+        location = /idempotency_worker {
+            add_header X-Worker \$pid;
+            return 204;
+        }
+
         location / {
             proxy_pass http://backend;
 $o{location}
@@ -365,15 +370,16 @@ sub refuse_reload {
 }
 
 
-# Kills a worker (the first one) as a crash would; another one takes its place.
+# Kills a worker (the first one) as a crash would, or by another signal; another
+# one takes its place.
 
 sub kill_worker {
-    my ($self, $pid) = @_;
+    my ($self, $pid, $signal) = @_;
 
     ($pid) = $self->workers if !$pid;
     $self->allow(qr/worker process $pid exited on signal 9/);
 
-    kill 'KILL', $pid;
+    kill $signal || 'KILL', $pid;
 
     wait_for("a worker in place of $pid", sub {
         my @now = $self->workers;
@@ -381,6 +387,17 @@ sub kill_worker {
     });
 
     return $pid;
+}
+
+
+# To the master, which has not done by now what it is told.
+
+sub signal {
+    my ($self, $signal) = @_;
+
+    kill $signal, $self->{pid};
+
+    return;
 }
 
 
