@@ -122,6 +122,7 @@ typedef struct {
 typedef struct {
     ngx_array_t                         stores;   /* ngx_idem_store_t * */
     ngx_idem_worker_t                  *worker;
+    ngx_queue_t                         requests; /* that asked for a claim */
 
     /* defaults that are made once and shared by all locations */
 
@@ -199,6 +200,7 @@ typedef struct {
 /*
  * A request of ours.
  *
+ *   queue     among the requests of this process that asked for a claim
  *   ilcf      of the location that asked, also after a redirect
  *   field     the value of a key's field that was parsed last, and what came
  *             of it: it is looked at in two phases
@@ -228,6 +230,7 @@ typedef struct {
 typedef struct {
     ngx_http_idempotency_state_e      state;
     ngx_http_request_t               *request;
+    ngx_queue_t                       queue;
     ngx_http_idempotency_loc_conf_t  *ilcf;
 
     ngx_idem_stat_e                   told;

@@ -48,6 +48,8 @@ ngx_http_idempotency_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    ngx_queue_init(&imcf->requests);
+
     if (ngx_array_init(&imcf->stores, cf->pool, 1, sizeof(ngx_idem_store_t *))
         != NGX_OK)
     {

@@ -509,6 +509,8 @@ ngx_http_idempotency_claim_init(ngx_http_request_t *r,
     cln->handler = ngx_http_idempotency_cleanup;
     cln->data = ctx;
 
+    ngx_queue_insert_tail(&imcf->requests, &ctx->queue);
+
     op->pool = r->pool;
     op->log = r->connection->log;
     op->lease_ms = ilcf->lease;

@@ -300,7 +300,8 @@ ngx_http_idempotency_settled(ngx_http_idempotency_ctx_t *ctx)
 
 /*
  * However the request ends, this runs: after the upstream's own cleanup,
- * which has counted what it sent, and before the access log is written.
+ * which has counted what it sent, and before the access log is written; or
+ * when the process ends before the request.
  */
 
 void
@@ -313,6 +314,8 @@ ngx_http_idempotency_cleanup(void *data)
 
     ctx = data;
     st = ctx->ilcf->store;
+
+    ngx_queue_remove(&ctx->queue);
 
     if (ctx->request->connection->error) {
         ctx->gone = 1;

@@ -18,6 +18,7 @@
 
 static void ngx_http_idempotency_free_crypto(void *data);
 static void ngx_http_idempotency_wake_handler(void *data);
+static void ngx_http_idempotency_timeout_handler(void *data);
 
 
 /* SHA-256 is looked up once, as each look-up costs more than a digest. */
@@ -81,7 +82,8 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
     imcf->nentropy = 0;
 
     if (ngx_idem_worker_init(imcf->worker, cycle,
-                             ngx_http_idempotency_wake_handler, imcf)
+                             ngx_http_idempotency_wake_handler,
+                             ngx_http_idempotency_timeout_handler, imcf)
         != NGX_OK)
     {
         return NGX_ERROR;
@@ -95,17 +97,29 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
 }
 
 
+/* A worker that was terminated has not ended its requests. */
+
 void
 ngx_http_idempotency_exit_process(ngx_cycle_t *cycle)
 {
+    ngx_queue_t                       *q;
     ngx_http_idempotency_main_conf_t  *imcf;
 
     imcf = ngx_http_cycle_get_module_main_conf(cycle,
                                                ngx_http_idempotency_module);
 
-    if (imcf && imcf->worker) {
-        ngx_idem_worker_exit(imcf->worker);
+    if (imcf == NULL || imcf->worker == NULL) {
+        return;
     }
+
+    while (!ngx_queue_empty(&imcf->requests)) {
+        q = ngx_queue_head(&imcf->requests);
+
+        ngx_http_idempotency_cleanup(
+                         ngx_queue_data(q, ngx_http_idempotency_ctx_t, queue));
+    }
+
+    ngx_idem_worker_exit(imcf->worker);
 }
 
 
@@ -121,6 +135,41 @@ ngx_http_idempotency_wake_handler(void *data)
 
     for (i = 0; i < imcf->stores.nelts; i++) {
         ngx_idem_zone_tick(st[i]);
+    }
+}
+
+
+/*
+ * The time that a worker has to shut down is over.  nginx ends the requests of
+ * the connections that are there; what goes on without its client is not
+ * reached, if its connection had other streams, or is gone.
+ */
+
+static void
+ngx_http_idempotency_timeout_handler(void *data)
+{
+    ngx_http_idempotency_main_conf_t *imcf = data;
+
+    ngx_queue_t                 *q, ending;
+    ngx_connection_t            *c;
+    ngx_http_idempotency_ctx_t  *ctx;
+
+    ngx_queue_init(&ending);
+    ngx_queue_add(&ending, &imcf->requests);
+    ngx_queue_init(&imcf->requests);
+
+    while (!ngx_queue_empty(&ending)) {
+        q = ngx_queue_head(&ending);
+
+        ngx_queue_remove(q);
+        ngx_queue_insert_tail(&imcf->requests, q);
+
+        ctx = ngx_queue_data(q, ngx_http_idempotency_ctx_t, queue);
+        c = ctx->request->connection;
+
+        c->close = 1;
+        c->error = 1;
+        c->read->handler(c->read);
     }
 }
 

@@ -47,6 +47,7 @@ struct ngx_idem_worker_s {
     ngx_event_t                  tick;
 
     ngx_idem_worker_handler_pt   handler;
+    ngx_idem_worker_handler_pt   timeout;
     void                        *data;
 };
 
@@ -206,7 +207,8 @@ ngx_idem_worker_cleanup(void *data)
 
 ngx_int_t
 ngx_idem_worker_init(ngx_idem_worker_t *wk, ngx_cycle_t *cycle,
-    ngx_idem_worker_handler_pt handler, void *data)
+    ngx_idem_worker_handler_pt handler, ngx_idem_worker_handler_pt timeout,
+    void *data)
 {
     if (ngx_process != NGX_PROCESS_WORKER
         && ngx_process != NGX_PROCESS_SINGLE)
@@ -215,6 +217,7 @@ ngx_idem_worker_init(ngx_idem_worker_t *wk, ngx_cycle_t *cycle,
     }
 
     wk->handler = handler;
+    wk->timeout = timeout;
     wk->data = data;
 
     /* a debug log of a timer prints the fd of its connection */
@@ -414,7 +417,10 @@ ngx_idem_worker_tick(ngx_idem_worker_t *wk, ngx_uint_t on)
 }
 
 
-/* Also called with nothing to read: by the shutdown timer. */
+/*
+ * The shutdown timer closes all connections of the process; this one is closed
+ * by ngx_idem_worker_exit().
+ */
 
 static void
 ngx_idem_worker_read_handler(ngx_event_t *rev)
@@ -425,6 +431,13 @@ ngx_idem_worker_read_handler(ngx_event_t *rev)
 
     c = rev->data;
     wk = c->data;
+
+    if (c->close) {
+        c->close = 0;
+        c->error = 0;
+        wk->timeout(wk->data);
+        return;
+    }
 
     if (read(c->fd, &n, sizeof(uint64_t)) != sizeof(uint64_t)) {
         return;

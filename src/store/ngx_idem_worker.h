@@ -56,13 +56,15 @@ ngx_idem_worker_t *ngx_idem_worker_add(ngx_conf_t *cf, void *tag);
 /*
  * init_process: takes a slot and registers its eventfd.  handler is called
  * from the event loop when a worker woke this one, and about once a second
- * while it asked for that by ngx_idem_worker_tick().  Also in a single
+ * while it asked for that by ngx_idem_worker_tick(); timeout when the time of
+ * worker_shutdown_timeout is over, which needs the eventfd.  Also in a single
  * process; does nothing in helper processes.  Without a free slot the worker
  * works, but is woken by the tick only, and its claims count as alive until
  * their leases end; logged as a warning.  NGX_ERROR: no connection left.
  */
 ngx_int_t ngx_idem_worker_init(ngx_idem_worker_t *wk, ngx_cycle_t *cycle,
-    ngx_idem_worker_handler_pt handler, void *data);
+    ngx_idem_worker_handler_pt handler, ngx_idem_worker_handler_pt timeout,
+    void *data);
 
 /* exit_process: gives the slot back. */
 void ngx_idem_worker_exit(ngx_idem_worker_t *wk);

@@ -62,7 +62,9 @@ static void test_child_run(ngx_idem_worker_t *wk, int out);
 static void test_reap(test_child_t *ch, int signo);
 static ngx_uint_t test_open(ngx_idem_worker_t *wk);
 static void test_close(ngx_idem_worker_t *wk);
+static ngx_int_t test_begin(ngx_idem_worker_t *wk);
 static void test_called(void *data);
+static void test_timed_out(void *data);
 static void test_tell(void *data);
 static ngx_int_t test_add_event(ngx_event_t *ev, ngx_int_t event,
     ngx_uint_t flags);
@@ -90,6 +92,7 @@ static ngx_event_t         test_events[2];
 
 static ngx_uint_t          test_warnings;
 static ngx_uint_t          test_calls;
+static ngx_uint_t          test_timeouts;
 
 
 static const test_stat_t  stats[] = {
@@ -240,14 +243,13 @@ test_full(void)
 
     for (i = 0; i < NGX_IDEM_WORKERS; i++) {
         one[i] = test_add(wk);
-        (void) ngx_idem_worker_init(one[i], &test_cycle, test_called, NULL);
+        (void) test_begin(one[i]);
     }
 
     tap_is(ngx_idem_worker_self(one[63]).slot, 63, "the last slot is taken");
 
     test_warnings = 0;
-    tap_is(ngx_idem_worker_init(wk, &test_cycle, test_called, NULL), NGX_OK,
-           "one worker more works");
+    tap_is(test_begin(wk), NGX_OK, "one worker more works");
 
     id = ngx_idem_worker_self(wk);
 
@@ -258,7 +260,7 @@ test_full(void)
     one[17]->connection = NULL;
     ngx_idem_worker_exit(one[17]);
 
-    (void) ngx_idem_worker_init(wk, &test_cycle, test_called, NULL);
+    (void) test_begin(wk);
     tap_is(ngx_idem_worker_self(wk).slot, 17, "a slot that is free again");
 
     for (i = 0; i < NGX_IDEM_WORKERS; i++) {
@@ -311,11 +313,20 @@ test_self(void)
 
     wk = test_new();
 
-    (void) ngx_idem_worker_init(wk, &test_cycle, test_called, NULL);
+    (void) test_begin(wk);
 
     test_calls = 0;
     test_events[0].handler(&test_events[0]);
     tap_is(test_calls, 0, "an event with nothing to read is no wake-up");
+
+    test_timeouts = 0;
+    wk->connection->close = 1;
+    wk->connection->error = 1;
+    test_events[0].handler(&test_events[0]);
+    tap_is(test_timeouts, 1, "it is the end of the time to shut down");
+    tap_is(test_calls, 0, "if the connection is to be closed");
+    tap_ok(!wk->connection->close && !wk->connection->error,
+           "which it is not");
 
     ngx_idem_worker_wake(wk, 1);
     tap_is(test_calls, 0, "our own handler is not called at once");
@@ -345,7 +356,7 @@ test_tick(void)
     ngx_idem_worker_tick(wk, 1);
     tap_ok(!wk->tick.timer_set, "no tick before there is a worker");
 
-    (void) ngx_idem_worker_init(wk, &test_cycle, test_called, NULL);
+    (void) test_begin(wk);
 
     ngx_idem_worker_tick(wk, 1);
     ngx_idem_worker_tick(wk, 1);
@@ -442,8 +453,7 @@ test_helper(void)
     wk = test_new();
 
     ngx_process = NGX_PROCESS_HELPER;
-    tap_is(ngx_idem_worker_init(wk, &test_cycle, test_called, NULL), NGX_OK,
-           "a cache manager starts");
+    tap_is(test_begin(wk), NGX_OK, "a cache manager starts");
     ngx_process = NGX_PROCESS_WORKER;
 
     tap_is(ngx_idem_worker_self(wk).slot, NGX_IDEM_NO_WORKER,
@@ -522,7 +532,8 @@ test_child_run(ngx_idem_worker_t *wk, int out)
     (void) sigprocmask(SIG_BLOCK, &quit, NULL);
 
     ngx_pid = getpid();
-    (void) ngx_idem_worker_init(wk, &test_cycle, test_tell, &out);
+    (void) ngx_idem_worker_init(wk, &test_cycle, test_tell, test_timed_out,
+                                &out);
 
     id = ngx_idem_worker_self(wk);
     if (write(out, &id, sizeof(id)) != sizeof(id)) {
@@ -577,10 +588,25 @@ test_close(ngx_idem_worker_t *wk)
 }
 
 
+static ngx_int_t
+test_begin(ngx_idem_worker_t *wk)
+{
+    return ngx_idem_worker_init(wk, &test_cycle, test_called, test_timed_out,
+                                NULL);
+}
+
+
 static void
 test_called(void *data)
 {
     test_calls++;
+}
+
+
+static void
+test_timed_out(void *data)
+{
+    test_timeouts++;
 }
 
 
