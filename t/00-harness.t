@@ -7,7 +7,7 @@
 use lib 't/lib';
 use Test::Idempotency;
 
-my $t = Test::Idempotency->new('', module => 0, http2 => 1,
+my $t = Test::Idempotency->new('', module => 0, http2 => 1, tls => 1,
                                backends => [ 'other' ],
                                locations => <<'EOF');
     location /other {
@@ -94,6 +94,44 @@ SKIP: {
     is($backend->last->body, 'two', 'its body arrives');
 }
 
+# HTTP/2 by frames, and TLS; zeros make it worth nginx's while to compress
+
+my $text = join '', '0' x 120, map { chr } 33 .. 91, 93 .. 126;
+
+for my $tls (0, $t->can_tls ? 1 : ()) {
+    my $name = $tls ? 'TLS' : 'no TLS';
+    my %o = (method => 'POST', path => '/', tls => $tls);
+
+    is_answer($t->post(%o, body => $binary), 200, qr/^answer/,
+              "$name: a body of 1 MB");
+    ok($backend->last->body eq $binary, "$name: it arrives");
+
+    $backend->on('/binary', 200, $binary, headers => [ [ 'X-Text', $text ] ]);
+
+    my $c = $t->connect_http2(tls => $tls);
+    my @streams = map { $c->request(%o, %$_) } { key => 'k7', body => 'two' },
+        { path => '/none' }, { path => '/binary' };
+
+    is_answer($streams[2], 200, $binary, "$name: HTTP/2, 1 MB of an answer");
+    is($streams[2]->response->header('X-Text'), $text,
+       "$name: HTTP/2, a field");
+    is_answer($streams[1], 204, '', "$name: HTTP/2, no body");
+    is_answer($streams[0], 200, qr/^answer/, "$name: HTTP/2, answers mix");
+    my ($seen) = grep { ($_->header('Idempotency-Key') // '') eq 'k7' }
+        $backend->all;
+    is($seen->body, 'two', "$name: HTTP/2, the body arrives");
+    $c->close;
+
+    $c = $t->connect_http2(tls => $tls, window => 1000);
+    my $s = $c->request(%o, path => '/binary');
+    wait_for('a window of an answer', sub {
+        $s->answered; length $s->{body} == 1000
+    });
+    $s->open_window;
+    is_answer($s, 200, $binary, "$name: HTTP/2, a window that opens");
+    $c->close;
+}
+
 # a backend that fails
 
 my @cases = (
@@ -138,6 +176,19 @@ for my $leave (qw(close reset half_close)) {
     $p->$leave;
     wait_for("the backend sees $leave", sub { $backend->gone > $gone });
     pass("a client may $leave");
+}
+
+for my $tls (0, $t->can_tls ? 1 : ()) {
+    for my $leave (qw(cancel close reset goaway)) {
+        my $gone = $backend->gone;
+        my $s = $t->connect_http2(tls => $tls)
+            ->request(method => 'POST', path => '/');
+
+        $backend->wait_for_request;
+        $s->$leave;
+        wait_for("the backend sees $leave", sub { $backend->gone > $gone });
+        pass("HTTP/2: a client may $leave" . ($tls ? ', TLS' : ''));
+    }
 }
 
 $t->backend('other')->auto(200, 'the other');

@@ -20,7 +20,9 @@ package Test::Idempotency;
 #   backend     'auto' answers at once; 'hold'
 #   backends    names of more upstreams, each with a backend of its own
 #   files       { name => content }
-#   http2       1: $t->http2 and $t->start_http2 may be used
+#   http2, tls  1: $t->http2, $t->start_http2 and $t->connect_http2 may be
+#               used; connections may have tls => 1
+#   listen      parameters of the server's listen directives
 #   modules     dynamic modules of nginx, loaded before ours; see can_load
 #   module      0: without our module
 #   log         level of the error log; 'info'
@@ -40,6 +42,7 @@ use Test::Idempotency::Check;
 use Test::Idempotency::Connection;
 use Test::Idempotency::Deadline;
 use Test::Idempotency::Http2;
+use Test::Idempotency::Http2Client;
 use Test::Idempotency::Nginx;
 
 my @from_test_more = qw(ok is isnt like unlike cmp_ok is_deeply pass fail
@@ -185,13 +188,13 @@ sub backend {
 
 
 # Requests.  Options: method, path, key, body, headers => [ [ name, value ],
-# ... ], chunked => [ pieces ], http => '1.0', port.  start_... returns at once
-# and has response, close, reset and half_close.
+# ... ], chunked => [ pieces ], http => '1.0', port, tls.  start_... returns at
+# once and has response, close, reset and half_close.
 
 sub start {
     my ($self, %o) = @_;
 
-    return $self->connect($o{port})
+    return $self->connect($o{port}, tls => $o{tls})
         ->request(method => 'POST', path => '/', %o);
 }
 
@@ -225,9 +228,11 @@ sub http2 {
 # requests in them), next_response, closed.
 
 sub connect {
-    my ($self, $port) = @_;
+    my ($self, $port, %o) = @_;
 
-    return Test::Idempotency::Connection->new($port || $self->port);
+    $port ||= $o{tls} ? $self->{nginx}->tls_port : $self->port;
+
+    return Test::Idempotency::Connection->new($port, tls => $o{tls});
 }
 
 
@@ -257,6 +262,19 @@ sub connect_to {
 
     die "no connection to such a worker\n";
 }
+
+
+# The same for HTTP/2; see Test::Idempotency::Http2Client.
+
+sub connect_http2 {
+    my ($self, %o) = @_;
+
+    return Test::Idempotency::Http2Client->new(
+        $o{tls} ? $self->{nginx}->tls_port : $self->http2_port, %o);
+}
+
+
+sub can_tls { return Test::Idempotency::Connection::tls_available() }
 
 
 # Bytes on a connection of their own; they are taken for one request.

@@ -158,6 +158,15 @@ sub all      { return @{ $_[0]->_sync->{seen} } }
 sub gone     { return $_[0]->_sync->{gone} }
 
 
+# Whether a request is held still, and nobody has given it up.
+
+sub holds {
+    my ($self, $request) = @_;
+
+    return scalar grep { $_ == $request } @{ $self->_sync->{held} };
+}
+
+
 sub stop {
     my ($self) = @_;
 

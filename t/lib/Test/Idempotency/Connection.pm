@@ -1,14 +1,16 @@
 package Test::Idempotency::Connection;
 
 # A client's connection: requests go out as they are told to, answers are
-# collected later, and every wait has an end.
+# collected later, and every wait has an end.  Options: tls; alpn, a protocol
+# that is offered then.
 
 use strict;
 use warnings;
 
 use IO::Select;
 use IO::Socket::INET;
-use Socket qw(SOL_SOCKET SO_LINGER);
+use POSIX qw(EAGAIN);
+use Socket qw(IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_NODELAY);
 use Time::HiRes qw(time);
 
 use Test::Idempotency::Deadline;
@@ -16,18 +18,49 @@ use Test::Idempotency::Message;
 
 
 sub new {
-    my ($class, $port) = @_;
+    my ($class, $port, %o) = @_;
 
     my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1',
                                        PeerPort => $port,
                                        Timeout => LIMIT);
     die "cannot connect to port $port: $!\n" if !$socket;
 
+    # what is sent is there before what is sent elsewhere later
+
+    setsockopt $socket, IPPROTO_TCP, TCP_NODELAY, 1;
     binmode $socket;
+    _start_tls($socket, $o{alpn}) if $o{tls};
     $socket->blocking(0);
 
-    return bless { socket => $socket, port => $port, in => '', out => '',
-                   methods => [] }, $class;
+    return bless { socket => $socket, port => $port, tls => $o{tls}, in => '',
+                   out => '', methods => [] }, $class;
+}
+
+
+# Whether there can be TLS: Perl itself has none.
+
+sub tls_available { return eval { require IO::Socket::SSL } }
+
+
+# A context takes longer than a handshake, so it is kept.
+
+my %contexts;
+
+
+sub _start_tls {
+    my ($socket, $alpn) = @_;
+
+    require IO::Socket::SSL;
+
+    my $context = $contexts{ $alpn // '' } ||=
+        IO::Socket::SSL::SSL_Context->new(SSL_verify_mode => 0,
+            $alpn ? (SSL_alpn_protocols => [ $alpn ]) : ());
+
+    IO::Socket::SSL->start_SSL($socket, SSL_reuse_ctx => $context,
+                               Timeout => LIMIT)
+        or die "no TLS: $IO::Socket::SSL::SSL_ERROR\n";
+
+    return;
 }
 
 
@@ -179,7 +212,15 @@ sub answered {
 sub close {
     my ($self) = @_;
 
-    $self->{socket}->close;
+    return $self->_close(SSL_fast_shutdown => 1);
+}
+
+
+sub _close {
+    my ($self, @how) = @_;
+
+    local $SIG{PIPE} = 'IGNORE';
+    $self->{socket}->close($self->{tls} ? @how : ());
     $self->{eof} = 'closed by us';
 
     return;
@@ -190,16 +231,15 @@ sub reset {
     my ($self) = @_;
 
     setsockopt $self->{socket}, SOL_SOCKET, SO_LINGER, pack 'II', 1, 0;
-    $self->close;
 
-    return;
+    return $self->_close(SSL_no_shutdown => 1);
 }
 
 
 sub half_close {
     my ($self) = @_;
 
-    $self->{socket}->shutdown(1);
+    shutdown $self->{socket}, 1;
 
     return;
 }
@@ -214,26 +254,45 @@ sub _pump {
     my $s = IO::Select->new($self->{socket});
     my $writer = length $self->{out} ? $s : undef;
 
-    my ($r, $w) = IO::Select->select($s, $writer, undef, $left > 0 ? $left : 0);
-    return if !$r;
+    # what TLS has decrypted already, select does not know
 
-    if (@$w) {
-        local $SIG{PIPE} = 'IGNORE';
-        my $n = syswrite $self->{socket}, $self->{out};
-        substr $self->{out}, 0, $n // length $self->{out}, '';
-    }
+    my $ready = $self->{tls} && $self->{socket}->pending;
+    $left = 0 if $ready || $left < 0;
 
-    if (@$r) {
-        my $n = sysread $self->{socket}, $self->{in}, 1 << 18,
-            length $self->{in};
+    my ($r, $w) = IO::Select->select($s, $writer, undef, $left);
+    return if !$r && !$ready;
 
-        if (!$n) {
-            $self->{eof} = defined $n ? 'closed' : "broken ($!)";
-            $self->{socket}->close;
-        }
-    }
+    $self->_write if $w && @$w;
+    $self->_read if $ready || @$r;
 
     return 1;
+}
+
+
+sub _write {
+    my ($self) = @_;
+
+    local $SIG{PIPE} = 'IGNORE';
+    my $n = syswrite $self->{socket}, $self->{out};
+    return if !defined $n && $! == EAGAIN;
+
+    substr $self->{out}, 0, $n // length $self->{out}, '';
+
+    return;
+}
+
+
+sub _read {
+    my ($self) = @_;
+
+    my $n = sysread $self->{socket}, $self->{in}, 1 << 18, length $self->{in};
+    return if $n || !defined $n && $! == EAGAIN;
+
+    my $why = defined $n ? 'closed' : "broken ($!)";
+    $self->_close(SSL_no_shutdown => 1);
+    $self->{eof} = $why;
+
+    return;
 }
 
 

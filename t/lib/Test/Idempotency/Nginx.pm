@@ -17,6 +17,8 @@ use Test::Idempotency::Deadline;
 
 use constant STARTS => 5;
 
+my @ports = ('', qw(http2_ tls_ status_));
+
 
 # Options: those of Test::Idempotency->new, and directives.
 
@@ -42,6 +44,7 @@ sub new {
 sub dir         { return "$_[0]{dir}" }
 sub port        { return $_[0]{port} }
 sub http2_port  { return $_[0]{http2_port} }
+sub tls_port    { return $_[0]{tls_port} }
 sub status_port { return $_[0]{status_port} }
 
 
@@ -88,7 +91,7 @@ sub write_conf {
 
     my @sockets;
 
-    for (grep { !$self->{"${_}port"} } '', 'http2_', 'status_') {
+    for (grep { !$self->{"${_}port"} } @ports) {
         push @sockets, _free_socket();
         $self->{"${_}port"} = $sockets[-1]->sockport;
     }
@@ -114,7 +117,10 @@ sub _conf {
         $status = 'idempotency_status;';
     }
 
-    my $http2 = $o{http2} ? "listen 127.0.0.1:$o{http2_port} http2;" : '';
+    my $listen = $o{listen} ? " $o{listen}" : '';
+    my $http2 = $o{http2} ? "listen 127.0.0.1:$o{http2_port} http2$listen;"
+                          : '';
+    my $tls = $o{tls} ? $self->_tls($listen) : '';
     my $upstreams = join "\n", map {
         "    upstream $_ { server 127.0.0.1:$o{upstreams}{$_} max_fails=0; }"
     } sort keys %{ $o{upstreams} };
@@ -144,8 +150,9 @@ $o{http}
 $upstreams
 
     server {
-        listen 127.0.0.1:$o{port};
+        listen 127.0.0.1:$o{port}$listen;
         $http2
+        $tls
         server_name localhost;
 
 $o{directives}
@@ -176,6 +183,27 @@ END
 }
 
 
+# A server of HTTP/1.1 and HTTP/2 over TLS, with a certificate of its own.
+
+sub _tls {
+    my ($self, $listen) = @_;
+
+    my $dir = $self->dir;
+    my @command = (qw(openssl req -x509 -nodes -subj /CN=localhost -newkey ec
+                      -pkeyopt ec_paramgen_curve:prime256v1 -keyout),
+                   "$dir/key.pem", '-out', "$dir/certificate.pem");
+
+    -e "$dir/certificate.pem" || system("@command 2>$dir/openssl") == 0
+        or die "@command: " . $self->read_file('openssl');
+
+    return <<"END";
+listen 127.0.0.1:$self->{tls_port} ssl http2$listen;
+        ssl_certificate certificate.pem;
+        ssl_certificate_key key.pem;
+END
+}
+
+
 sub _free_socket {
     return IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
         || die "no free port: $!\n";
@@ -194,7 +222,7 @@ sub start {
 
         last if $self->log !~ /bind\(\) to .* failed/;
 
-        delete @$self{qw(port http2_port status_port)};
+        delete @$self{ map { "${_}port" } @ports };
         unlink "$self->{dir}/error.log";
     }
 

@@ -10,7 +10,7 @@ use Exporter qw(import);
 use IO::Select;
 use IO::Socket::INET;
 use POSIX qw(EAGAIN);
-use Socket qw(SOL_SOCKET SO_LINGER);
+use Socket qw(IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_NODELAY);
 use Storable qw(nfreeze thaw);
 
 use Test::Idempotency::Message;
@@ -98,6 +98,7 @@ sub _accept {
 
     while (my $socket = $self->{listener}->accept) {
         $socket->blocking(0);
+        setsockopt $socket, IPPROTO_TCP, TCP_NODELAY, 1;
 
         my $c = { socket => $socket, in => '', out => '' };
         $self->{conns}{ fileno $socket } = $c;
