@@ -317,7 +317,9 @@ ngx_http_idempotency_cleanup(void *data)
 
     ngx_queue_remove(&ctx->queue);
 
-    if (ctx->request->connection->error) {
+    if (ctx->request->connection->error
+        || ctx->request->connection->timedout)
+    {
         ctx->gone = 1;
     }
 
