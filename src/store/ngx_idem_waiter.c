@@ -28,6 +28,8 @@ ngx_idem_waiter_init(ngx_idem_waiters_t *wt)
         ngx_queue_init(&wt->buckets[i]);
     }
 
+    ngx_queue_init(&wt->woken);
+
     wt->parked = 0;
 }
 
@@ -62,48 +64,64 @@ ngx_idem_waiter_leave(ngx_idem_waiters_t *wt, ngx_idem_op_t *op)
 }
 
 
-/*
- * First all are collected, then called: what is on the list of the woken
- * is parked still, and leaves it like any other queue.
- */
+/* A bucket is taken as a whole: how many are in it does not matter. */
 
 void
-ngx_idem_waiter_call(ngx_idem_waiters_t *wt, uint64_t mask,
-    ngx_idem_waiter_ended_pt ended, void *data)
+ngx_idem_waiter_wake(ngx_idem_waiters_t *wt, uint64_t mask)
 {
-    ngx_uint_t      i;
-    ngx_queue_t    *q, *next, woken;
-    ngx_idem_op_t  *op;
-
-    ngx_queue_init(&woken);
+    ngx_uint_t    i;
+    ngx_queue_t  *bucket;
 
     for (i = 0; mask; i++, mask >>= 1) {
 
-        if (!(mask & 1)) {
-            continue;
-        }
+        bucket = &wt->buckets[i];
 
-        for (q = ngx_queue_head(&wt->buckets[i]);
-             q != ngx_queue_sentinel(&wt->buckets[i]);
-             q = next)
-        {
-            next = ngx_queue_next(q);
-            op = ngx_queue_data(q, ngx_idem_op_t, queue);
-
-            if (ended(op, data)) {
-                ngx_queue_remove(q);
-                ngx_queue_insert_tail(&woken, q);
-            }
+        if ((mask & 1) && !ngx_queue_empty(bucket)) {
+            ngx_queue_add(&wt->woken, bucket);
+            ngx_queue_init(bucket);
         }
     }
+}
 
-    while (!ngx_queue_empty(&woken)) {
-        q = ngx_queue_head(&woken);
+
+/*
+ * What is put back was seen running: when its claim ends, its bucket is told
+ * of once more.
+ */
+
+ngx_int_t
+ngx_idem_waiter_call(ngx_idem_waiters_t *wt, ngx_idem_waiter_cost_pt cost,
+    void *data)
+{
+    ngx_uint_t      calls, looks, n;
+    ngx_queue_t    *q;
+    ngx_idem_op_t  *op;
+
+    calls = 0;
+
+    for (looks = 0; !ngx_queue_empty(&wt->woken); looks++) {
+
+        if (calls >= NGX_IDEM_WAITER_CALLS || looks == NGX_IDEM_WAITER_LOOKS) {
+            return NGX_AGAIN;
+        }
+
+        q = ngx_queue_head(&wt->woken);
         op = ngx_queue_data(q, ngx_idem_op_t, queue);
 
         ngx_idem_waiter_leave(wt, op);
+
+        n = cost(op, data);
+
+        if (n == 0) {
+            ngx_idem_waiter_park(wt, op);
+            continue;
+        }
+
+        calls += n;
         op->handler(op);
     }
+
+    return NGX_OK;
 }
 
 

@@ -399,6 +399,13 @@ ngx_idem_worker_wake(ngx_idem_worker_t *wk, uint64_t mask)
 
 
 void
+ngx_idem_worker_again(ngx_idem_worker_t *wk)
+{
+    ngx_post_event(&wk->posted, &ngx_posted_next_events);
+}
+
+
+void
 ngx_idem_worker_tick(ngx_idem_worker_t *wk, ngx_uint_t on)
 {
     /* not a worker, or nginx skipped init_process: a single one's reload */
@@ -443,7 +450,7 @@ ngx_idem_worker_read_handler(ngx_event_t *rev)
         return;
     }
 
-    wk->handler(wk->data);
+    ngx_post_event(&wk->posted, &ngx_posted_events);
 }
 
 
@@ -473,7 +480,7 @@ ngx_idem_worker_tick_handler(ngx_event_t *ev)
 
     ngx_add_timer(ev, NGX_IDEM_WORKER_TICK);
 
-    wk->handler(wk->data);
+    ngx_post_event(&wk->posted, &ngx_posted_events);
 }
 
 

@@ -56,11 +56,12 @@ ngx_idem_worker_t *ngx_idem_worker_add(ngx_conf_t *cf, void *tag);
 /*
  * init_process: takes a slot and registers its eventfd.  handler is called
  * from the event loop when a worker woke this one, and about once a second
- * while it asked for that by ngx_idem_worker_tick(); timeout when the time of
- * worker_shutdown_timeout is over, which needs the eventfd.  Also in a single
- * process; does nothing in helper processes.  Without a free slot the worker
- * works, but is woken by the tick only, and its claims count as alive until
- * their leases end; logged as a warning.  NGX_ERROR: no connection left.
+ * while it asked for that by ngx_idem_worker_tick(); always by one posted
+ * event, so that much news in a turn make it one call.  timeout is called when
+ * the time of worker_shutdown_timeout is over, if there is an eventfd.  Also in
+ * a single process; does nothing in helper processes.  Without a free slot the
+ * worker works, but is woken by the tick only, and its claims count as alive
+ * until their leases end; logged as a warning.  NGX_ERROR: no connection left.
  */
 ngx_int_t ngx_idem_worker_init(ngx_idem_worker_t *wk, ngx_cycle_t *cycle,
     ngx_idem_worker_handler_pt handler, ngx_idem_worker_handler_pt timeout,
@@ -84,6 +85,9 @@ ngx_uint_t ngx_idem_worker_alive(ngx_idem_worker_t *wk,
 
 /* Wakes the workers in the mask, bit by slot; this one by a posted event. */
 void ngx_idem_worker_wake(ngx_idem_worker_t *wk, uint64_t mask);
+
+/* Asks for one more call of the handler, in the next turn of the event loop. */
+void ngx_idem_worker_again(ngx_idem_worker_t *wk);
 
 /* Asks for the tick, or no more.  The tick alone keeps no worker alive. */
 void ngx_idem_worker_tick(ngx_idem_worker_t *wk, ngx_uint_t on);

@@ -14,6 +14,10 @@
 
 #define NGX_IDEM_ZONE_PAGE  4096
 
+/* So many bytes of a response cost as much as all else about a replay. */
+
+#define NGX_IDEM_ZONE_CALL  16384
+
 
 /* Whether the owner of a claim that is in the way lives. */
 
@@ -56,7 +60,8 @@ static uint32_t ngx_idem_zone_own_locked(ngx_idem_zone_t *zn,
     ngx_idem_op_t *op);
 
 static void ngx_idem_zone_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op);
-static ngx_uint_t ngx_idem_zone_ended(ngx_idem_op_t *op, void *data);
+static ngx_uint_t ngx_idem_zone_ended(ngx_idem_zone_t *zn, ngx_idem_op_t *op);
+static ngx_uint_t ngx_idem_zone_cost(ngx_idem_op_t *op, void *data);
 static void ngx_idem_zone_snapshot(ngx_idem_store_t *st,
     ngx_idem_snapshot_t *sn);
 
@@ -647,7 +652,7 @@ ngx_idem_zone_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op)
 
     h = ngx_idem_zone_head(zn, op->place);
 
-    if (!ngx_idem_zone_ended(op, zn) && h->nwaiters) {
+    if (!ngx_idem_zone_ended(zn, op) && h->nwaiters) {
         h->nwaiters--;
         zn->sb->waiting--;
     }
@@ -689,7 +694,13 @@ ngx_idem_zone_tick(ngx_idem_store_t *st)
 
     ngx_idem_zone_unlock(zn);
 
-    ngx_idem_waiter_call(&zn->waiters, ended, ngx_idem_zone_ended, zn);
+    ngx_idem_waiter_wake(&zn->waiters, ended);
+
+    if (ngx_idem_waiter_call(&zn->waiters, ngx_idem_zone_cost, zn)
+        == NGX_AGAIN)
+    {
+        ngx_idem_worker_again(zn->worker);
+    }
 
     if (!ngx_idem_waiter_any()) {
         ngx_idem_worker_tick(zn->worker, 0);
@@ -703,10 +714,8 @@ ngx_idem_zone_tick(ngx_idem_store_t *st)
  */
 
 static ngx_uint_t
-ngx_idem_zone_ended(ngx_idem_op_t *op, void *data)
+ngx_idem_zone_ended(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
 {
-    ngx_idem_zone_t *zn = data;
-
     const volatile uint32_t         *link;
     const volatile ngx_idem_head_t  *h;
 
@@ -716,6 +725,26 @@ ngx_idem_zone_ended(ngx_idem_op_t *op, void *data)
     return !(*link & NGX_IDEM_LINK_HEAD)
            || h->entry.state != NGX_IDEM_STATE_RUNNING
            || h->entry.fence != op->fence;
+}
+
+
+/* The size may be that of another record by now; then it is a guess. */
+
+static ngx_uint_t
+ngx_idem_zone_cost(ngx_idem_op_t *op, void *data)
+{
+    ngx_idem_zone_t *zn = data;
+
+    const volatile ngx_idem_head_t  *h;
+
+    if (!ngx_idem_zone_ended(zn, op)) {
+        return 0;
+    }
+
+    h = ngx_idem_zone_head(zn, op->place);
+
+    return (h->entry.state == NGX_IDEM_STATE_DONE)
+               ? 1 + h->u.size / NGX_IDEM_ZONE_CALL : 1;
 }
 
 

@@ -31,6 +31,7 @@ struct ngx_idem_worker_s {
     uint64_t               woken;
     ngx_uint_t             asked;
     ngx_uint_t             tick;
+    ngx_uint_t             again;
 };
 
 
@@ -84,6 +85,13 @@ void
 ngx_idem_worker_wake(ngx_idem_worker_t *wk, uint64_t mask)
 {
     wk->woken |= mask;
+}
+
+
+void
+ngx_idem_worker_again(ngx_idem_worker_t *wk)
+{
+    wk->again++;
 }
 
 

@@ -66,6 +66,7 @@ static ngx_int_t test_begin(ngx_idem_worker_t *wk);
 static void test_called(void *data);
 static void test_timed_out(void *data);
 static void test_tell(void *data);
+static void test_turn(void);
 static ngx_int_t test_add_event(ngx_event_t *ev, ngx_int_t event,
     ngx_uint_t flags);
 
@@ -78,6 +79,7 @@ ngx_uint_t                 ngx_process = NGX_PROCESS_WORKER;
 ngx_uint_t                 ngx_pagesize = 4096;
 ngx_uint_t                 ngx_test_config;
 ngx_queue_t                ngx_posted_events;
+ngx_queue_t                ngx_posted_next_events;
 ngx_event_actions_t        ngx_event_actions;
 ngx_rbtree_t               ngx_event_timer_rbtree;
 volatile ngx_msec_t        ngx_current_msec;
@@ -121,6 +123,7 @@ main(void)
     test_log.log_level = NGX_LOG_WARN;
     ngx_event_actions.add = test_add_event;
     ngx_queue_init(&ngx_posted_events);
+    ngx_queue_init(&ngx_posted_next_events);
 
     test_parse();
     test_life();
@@ -308,7 +311,6 @@ test_wake(void)
 static void
 test_self(void)
 {
-    ngx_event_t        *ev;
     ngx_idem_worker_t  *wk;
 
     wk = test_new();
@@ -317,6 +319,7 @@ test_self(void)
 
     test_calls = 0;
     test_events[0].handler(&test_events[0]);
+    test_turn();
     tap_is(test_calls, 0, "an event with nothing to read is no wake-up");
 
     test_timeouts = 0;
@@ -332,15 +335,23 @@ test_self(void)
     tap_is(test_calls, 0, "our own handler is not called at once");
     tap_ok(!ngx_queue_empty(&ngx_posted_events), "but posted");
 
-    ev = ngx_queue_data(ngx_queue_head(&ngx_posted_events), ngx_event_t,
-                        queue);
-    ngx_delete_posted_event(ev);
-    ev->handler(ev);
+    test_turn();
     tap_is(test_calls, 1, "and called from the event loop");
+
+    ngx_idem_worker_again(wk);
+    ngx_idem_worker_again(wk);
+    tap_ok(ngx_queue_empty(&ngx_posted_events), "once more, not in this turn");
+    test_turn();
+    tap_is(test_calls, 2, "but in the next one, once");
 
     ngx_idem_worker_wake(wk, 1);
     ngx_idem_worker_exit(wk);
     tap_ok(ngx_queue_empty(&ngx_posted_events), "but not after the exit");
+
+    (void) ngx_idem_worker_init(wk, &test_cycle, test_called, NULL);
+    ngx_idem_worker_again(wk);
+    ngx_idem_worker_exit(wk);
+    tap_ok(ngx_queue_empty(&ngx_posted_next_events), "nor in its next turn");
 
     test_close(wk);
 }
@@ -366,6 +377,7 @@ test_tick(void)
     test_calls = 0;
     wk->tick.timer_set = 0;
     wk->tick.handler(&wk->tick);
+    test_turn();
     tap_is(test_calls, 1, "the handler is called");
     tap_ok(wk->tick.timer_set, "and will be again");
 
@@ -547,6 +559,7 @@ test_child_run(ngx_idem_worker_t *wk, int out)
 
     while (poll(pfd, 2, -1) > 0 && pfd[1].revents == 0) {
         test_events[0].handler(&test_events[0]);
+        test_turn();
     }
 
     ngx_idem_worker_exit(wk);
@@ -617,6 +630,27 @@ test_tell(void *data)
 
     if (write(*out, "w", 1) != 1) {
         exit(2);
+    }
+}
+
+
+/* What nginx does after it has waited for events. */
+
+static void
+test_turn(void)
+{
+    ngx_queue_t  *q;
+    ngx_event_t  *ev;
+
+    ngx_queue_add(&ngx_posted_events, &ngx_posted_next_events);
+    ngx_queue_init(&ngx_posted_next_events);
+
+    while (!ngx_queue_empty(&ngx_posted_events)) {
+        q = ngx_queue_head(&ngx_posted_events);
+        ev = ngx_queue_data(q, ngx_event_t, queue);
+
+        ngx_delete_posted_event(ev);
+        ev->handler(ev);
     }
 }
 

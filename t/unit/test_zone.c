@@ -37,6 +37,7 @@
 #define BYSTANDERS  20
 #define OCCASIONS   1000                        /* of one point, at most */
 #define EVICTING    3000                        /* records for a small zone */
+#define MANY        10000                       /* waiters */
 
 
 typedef struct {
@@ -65,6 +66,9 @@ static void test_wait(void);
 static void test_wait_workers(void);
 static void test_wait_reentrant(void);
 static void test_wait_many(void);
+static void test_wait_line(void);
+static void test_wait_bucket(void);
+static void test_wait_large(void);
 static void test_wait_time(void);
 
 static void test_dead_owner(void);
@@ -80,6 +84,9 @@ static void test_killed_waited_for(void);
 static ngx_uint_t test_fill(ngx_idem_zone_t *zn, size_t size);
 static void test_leave_free(ngx_idem_zone_t *zn, uint32_t n);
 static void test_goal(size_t payload, const char *why);
+static void test_park(ngx_idem_zone_t *zn, ngx_idem_op_t *op, uint32_t n,
+    uint32_t key);
+static ngx_uint_t test_turns(ngx_idem_zone_t *zn);
 static void test_called(ngx_idem_op_t *op);
 static void test_again(ngx_idem_op_t *op);
 static void test_cancel_other(ngx_idem_op_t *op);
@@ -143,6 +150,9 @@ main(void)
     test_wait_workers();
     test_wait_reentrant();
     test_wait_many();
+    test_wait_line();
+    test_wait_bucket();
+    test_wait_large();
     test_wait_time();
 
     test_dead_owner();
@@ -939,16 +949,19 @@ test_wait_reentrant(void)
 }
 
 
+/* Ten thousand, and a turn of the event loop that never takes long. */
+
 static void
 test_wait_many(void)
 {
     uint32_t          i;
+    ngx_uint_t        turns;
     ngx_idem_op_t    *op, *first;
     ngx_idem_zone_t  *zn;
 
     zn = actor_open(8 * MEGABYTE, NGX_IDEM_FULL_REFUSE);
     first = calloc(1000, sizeof(ngx_idem_op_t));
-    op = calloc(10000, sizeof(ngx_idem_op_t));
+    op = calloc(MANY, sizeof(ngx_idem_op_t));
     test_calls = 0;
 
     if (first == NULL || op == NULL) {
@@ -960,31 +973,246 @@ test_wait_many(void)
         (void) actor_claim(zn, &first[i]);
     }
 
-    for (i = 0; i < 10000; i++) {
+    for (i = 0; i < MANY; i++) {
         actor_spread(&op[i], i % 1000);
         op[i].max_waiters = 100;
         op[i].handler = test_called;
         (void) actor_claim(zn, &op[i]);
     }
 
-    tap_is(actor_snapshot(zn).waiting, 10000, "ten thousand wait");
+    tap_is(actor_snapshot(zn).waiting, MANY, "ten thousand wait");
+
+    /* a zone that was just made tells of all its buckets, once */
+
+    (void) test_turns(zn);
+    tap_is(test_calls, 0, "and nothing has happened");
 
     (void) actor_done(zn, &first[500], 1, 10);
-    ngx_idem_zone_tick(&zn->store);
-    tap_is(test_calls, 10, "ten of them for one key");
+    tap_is(test_turns(zn), 1, "those of one key are called at once");
+    tap_is(test_calls, 10, "ten of them");
 
     for (i = 0; i < 1000; i++) {
         (void) actor_done(zn, &first[i], 1, 10);
     }
 
+    tap_is(actor_snapshot(zn).waiting, 0, "nobody waits for what has ended");
+
     ngx_idem_zone_tick(&zn->store);
-    tap_is(test_calls, 10000, "all are called");
-    tap_is(actor_snapshot(zn).waiting, 0, "nobody waits");
+    tap_is(test_calls, 10 + NGX_IDEM_WAITER_CALLS, "a turn calls a few");
+    tap_is(stub_worker.tick, 1, "the others are looked after");
+
+    turns = 1 + test_turns(zn);
+    tap_is(test_calls, MANY, "all are called");
+    tap_is(turns, (MANY - 10) / NGX_IDEM_WAITER_CALLS + 1, "turn by turn");
+    tap_is(stub_worker.tick, 0, "and nobody is looked after any more");
 
     actor_whole(zn, "the zone is whole");
     actor_close(zn);
     free(first);
     free(op);
+}
+
+
+/* The first in line owns, the others park again, until nobody is left. */
+
+static void
+test_wait_line(void)
+{
+    uint32_t          i;
+    ngx_uint_t        owners, wrong;
+    ngx_idem_op_t     first, *op;
+    ngx_idem_zone_t  *zn;
+
+    zn = actor_open(SMALL, NGX_IDEM_FULL_REFUSE);
+    op = calloc(MANY, sizeof(ngx_idem_op_t));
+    test_zone = zn;
+    wrong = 0;
+
+    if (op == NULL) {
+        exit(2);
+    }
+
+    actor_op(&first, 1);
+    (void) actor_claim(zn, &first);
+
+    for (i = 0; i < MANY; i++) {
+        actor_op(&op[i], 1);
+        op[i].max_waiters = MANY;
+        op[i].handler = test_again;
+        (void) actor_claim(zn, &op[i]);
+    }
+
+    (void) actor_release(zn, &first);
+
+    for (owners = 0; owners < 20; owners++) {
+        test_calls = 0;
+
+        wrong += (test_turns(zn) != (MANY - owners - 1)
+                                    / NGX_IDEM_WAITER_CALLS + 1);
+        wrong += (test_calls != MANY - owners);
+        wrong += (op[owners].verdict != NGX_IDEM_OWNED);
+        wrong += (zn->waiters.parked != MANY - owners - 1);
+        wrong += (actor_snapshot(zn).waiting != MANY - owners - 1);
+        wrong += (actor_release(zn, &op[owners]) != NGX_IDEM_ABSENT);
+    }
+
+    tap_is(wrong, 0, "they own one by one, in the order they came");
+
+    test_calls = 0;
+    ngx_idem_zone_tick(&zn->store);
+    (void) actor_release(zn, &op[20]);
+    (void) test_turns(zn);
+    tap_is(test_calls, MANY - 20 + NGX_IDEM_WAITER_CALLS - 1,
+           "who ends meanwhile calls again");
+    tap_is(op[20 + NGX_IDEM_WAITER_CALLS].verdict, NGX_IDEM_OWNED,
+           "one who has not parked again comes first");
+
+    for (i = 0; i < MANY; i += 2) {
+        zn->store.verbs->cancel(&zn->store, &op[i]);
+    }
+
+    (void) actor_done(zn, &op[20 + NGX_IDEM_WAITER_CALLS], 1, 100);
+    ngx_idem_zone_tick(&zn->store);
+
+    for (i = 1; i < MANY; i += 4) {
+        zn->store.verbs->cancel(&zn->store, &op[i]);
+    }
+
+    test_calls = 0;
+    (void) test_turns(zn);
+    tap_is(zn->waiters.parked, 0, "those who left are not waited for");
+    tap_ok(test_calls > MANY / 4 - 100 && test_calls <= MANY / 4,
+           "nor called, woken or not");
+
+    for (i = 0; i < MANY; i++) {
+        free(op[i].stored.data);
+    }
+
+    actor_whole(zn, "the zone is whole");
+    actor_close(zn);
+    free(op);
+}
+
+
+/*
+ * Two claims in one bucket: who waits for the one is found behind all those
+ * who wait for the other, which are looked at, but not too many in a turn.
+ */
+
+static void
+test_wait_bucket(void)
+{
+    uint32_t          i;
+    ngx_uint_t        key, turns;
+    ngx_idem_op_t    *op, busy, ends;
+    ngx_idem_zone_t  *zn;
+
+    zn = actor_open(MEGABYTE, NGX_IDEM_FULL_REFUSE);
+    op = calloc(MANY, sizeof(ngx_idem_op_t));
+    test_calls = 0;
+
+    if (op == NULL) {
+        exit(2);
+    }
+
+    actor_spread(&busy, 0);
+    (void) actor_claim(zn, &busy);
+
+    for (i = 0; i < MANY - 1; i++) {
+        actor_spread(&op[i], 0);
+        op[i].max_waiters = MANY;
+        op[i].handler = test_called;
+        (void) actor_claim(zn, &op[i]);
+    }
+
+    key = 0;
+
+    do {
+        actor_spread(&ends, (uint32_t) ++key);
+        (void) actor_claim(zn, &ends);
+        actor_spread(&op[i], (uint32_t) key);
+        op[i].max_waiters = 1;
+        op[i].handler = test_called;
+        (void) actor_claim(zn, &op[i]);
+
+        if (ngx_idem_waiter_bucket(op[i].place)
+            == ngx_idem_waiter_bucket(op[0].place))
+        {
+            break;
+        }
+
+        zn->store.verbs->cancel(&zn->store, &op[i]);
+
+    } while (key < 2000);
+
+    tap_ok(key < 2000, "two claims in one bucket");
+
+    (void) actor_release(zn, &ends);
+    turns = test_turns(zn);
+    tap_is(test_calls, 1, "the one whose claim has ended is called");
+    tap_is(turns, (MANY - 1) / NGX_IDEM_WAITER_LOOKS + 1,
+           "after a look at the others");
+
+    (void) actor_release(zn, &busy);
+    turns = test_turns(zn);
+    tap_is(test_calls, MANY, "whose turn comes as well");
+    tap_is(turns, (MANY - 2) / NGX_IDEM_WAITER_CALLS + 1, "a few at a time");
+
+    test_calls = 0;
+    actor_spread(&busy, 0);
+    (void) actor_claim(zn, &busy);
+    (void) actor_claim(zn, &ends);
+
+    for (i = 0; i < MANY; i++) {
+        (void) actor_claim(zn, &op[i]);
+    }
+
+    (void) actor_release(zn, &ends);
+    ngx_idem_zone_tick(&zn->store);
+    (void) actor_release(zn, &busy);
+    (void) test_turns(zn);
+    tap_is(test_calls, MANY, "or while others are looked at");
+
+    actor_whole(zn, "the zone is whole");
+    actor_close(zn);
+    free(op);
+}
+
+
+/* Few get a large answer in one turn, one a very large one. */
+
+static void
+test_wait_large(void)
+{
+    size_t            size;
+    uint32_t          i;
+    ngx_uint_t        calls[2];
+    ngx_idem_op_t     first, op[20];
+    ngx_idem_zone_t  *zn;
+
+    zn = actor_open(4 * MEGABYTE, NGX_IDEM_FULL_REFUSE);
+    size = 6 * NGX_IDEM_ZONE_CALL;
+
+    for (i = 0; i < 2; i++) {
+        actor_op(&first, i);
+        (void) actor_claim(zn, &first);
+        test_park(zn, op, 20, i);
+        (void) actor_done(zn, &first, 1, size);
+
+        test_calls = 0;
+        ngx_idem_zone_tick(&zn->store);
+        calls[i] = test_calls;
+        (void) test_turns(zn);
+        tap_is(test_calls, 20, "all are called");
+
+        size = 2 * MEGABYTE;
+    }
+
+    tap_is(calls[0], NGX_IDEM_WAITER_CALLS / 7 + 1, "large answers: few");
+    tap_is(calls[1], 1, "very large answers: one by one");
+
+    actor_whole(zn, "the zone is whole");
+    actor_close(zn);
 }
 
 
@@ -1731,6 +1959,41 @@ test_leave_free(ngx_idem_zone_t *zn, uint32_t n)
         (void) actor_claim(zn, &op);
         (void) actor_end(zn, &op, NGX_IDEM_STATE_UNSTORED);
     }
+}
+
+
+/* So many wait for a key. */
+
+static void
+test_park(ngx_idem_zone_t *zn, ngx_idem_op_t *op, uint32_t n, uint32_t key)
+{
+    uint32_t  i;
+
+    for (i = 0; i < n; i++) {
+        actor_op(&op[i], key);
+        op[i].max_waiters = n;
+        op[i].handler = test_called;
+        (void) actor_claim(zn, &op[i]);
+    }
+}
+
+
+/* What a worker does when it is woken: turns until nobody is left. */
+
+static ngx_uint_t
+test_turns(ngx_idem_zone_t *zn)
+{
+    ngx_uint_t  n;
+
+    n = 0;
+
+    do {
+        stub_worker.again = 0;
+        ngx_idem_zone_tick(&zn->store);
+        n++;
+    } while (stub_worker.again);
+
+    return n;
 }
 
 
