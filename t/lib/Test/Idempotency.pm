@@ -17,6 +17,7 @@ package Test::Idempotency;
 #   zone        parameters of idempotency_zone, or a list of such;
 #               'zone=payments:1m'
 #   workers     2
+#   connections of a worker; 512
 #   backend     'auto' answers at once; 'hold'
 #   backends    names of more upstreams, each with a backend of its own
 #   files       { name => content }

@@ -134,7 +134,7 @@ error_log error.log @{[ $o{log} || 'info' ]};
 $o{main}
 $load
 events {
-    worker_connections 512;
+    worker_connections @{[ $o{connections} || 512 ]};
 }
 
 http {
