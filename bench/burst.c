@@ -7,12 +7,14 @@
  * Duplicates that come at once: the clients and the slow upstream in one
  * program, so that one clock sees both ends.
  *
- *   burst -p port -l listen [-n clients] [-d delay ms] [-a abort ms] [-u uri]
+ *   burst -p port -l listen [-n clients] [-d delay ms] [-a abort ms]
+ *         [-k keep ms] [-u uri]
  *
  * The first client sends its request; when it has arrived at the upstream,
  * all others send the same.  The upstream answers -d milliseconds after it
  * was first asked, and whatever comes later at once.  With -a the first client
- * hangs up that long after it was sent.
+ * hangs up that long after it was sent.  With -k all others hang up only that
+ * long after the last answer.
  *
  * Prints "executions N unanswered N p50 MS p99 MS max MS": milliseconds from
  * the moment the upstream began to answer to the last byte of an answer.  A
@@ -27,7 +29,7 @@
 #include "loopback.h"
 
 
-#define BURST_CLIENTS  1000
+#define BURST_CLIENTS  20000
 #define BURST_LIMIT    20000        /* ms until we give up */
 #define BURST_ANSWER   200          /* bytes of the upstream's body */
 
@@ -55,6 +57,7 @@ typedef struct {
     int                 executions;
     uint64_t            delay;          /* ns */
     uint64_t            abort;          /* ns; 0: never */
+    useconds_t          keep;
     uint64_t            key;
     uint64_t            start;
     uint64_t            due;            /* when the upstream answers */
@@ -91,6 +94,8 @@ main(int argc, char **argv)
     burst_listen(&bu);
     burst_run(&bu);
     burst_report(&bu);
+    fflush(stdout);
+    usleep(bu.keep);
 
     return 0;
 }
@@ -106,7 +111,7 @@ burst_options(burst_t *bu, int argc, char **argv)
     bu->uri = "/";
     bu->key = bench_now();
 
-    while ((opt = getopt(argc, argv, "p:l:n:d:a:u:")) != -1) {
+    while ((opt = getopt(argc, argv, "p:l:n:d:a:k:u:")) != -1) {
 
         switch (opt) {
 
@@ -128,6 +133,10 @@ burst_options(burst_t *bu, int argc, char **argv)
 
         case 'a':
             bu->abort = strtoull(optarg, NULL, 10) * 1000000;
+            break;
+
+        case 'k':
+            bu->keep = (useconds_t) atoi(optarg) * 1000;
             break;
 
         case 'u':

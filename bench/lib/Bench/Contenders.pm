@@ -123,8 +123,8 @@ sub conf_ours {
     my ($self) = @_;
 
     my %own = (
-        '/wait'   => ' idempotency_concurrent wait=10s;'
-                     . ' idempotency_waiters 1000;',
+        '/wait'   => ' idempotency_concurrent wait=30s;'
+                     . ' idempotency_waiters 20000;',
         '/expire' => ' idempotency_valid 5s;',
     );
 

@@ -11,7 +11,7 @@ use Bench::Table qw(median ratios spread thousands lowest);
 
 
 our @PARTS = qw(hot random first stored large workers instructions syscalls
-                waiters records payload stall);
+                waiters records payload stall wake);
 
 my $CPU = 'CPU of the front server, microseconds a request: median'
           . ' (least-most)';
@@ -452,6 +452,46 @@ sub stall {
             "$TITLE{$_} CPU " . spread($cpu{$_}) . ', clock '
                 . spread($clock{$_})
         } @who);
+
+    return;
+}
+
+
+# All who wait for one key are woken at once.
+
+sub wake {
+    my ($self) = @_;
+
+    my $n = 10_000;
+    my $stage = $self->{stage};
+    my (@turn, @last);
+
+    return if !$stage->who('ours');
+
+    my $server = $stage->turning('ours');
+
+    for (1 .. ($stage->quick ? 1 : 3)) {
+        my ($turn, $woken) = $stage->longest_turn($server, $n);
+
+        die "$woken->{executions} executions, $woken->{unanswered} without"
+            . " an answer\n" if $woken->{executions} != 1
+                                || $woken->{unanswered};
+
+        push @turn, $turn;
+        push @last, $woken->{max};
+    }
+
+    $self->{table}->add(
+        figure => 'longest turn of the event loop while ' . thousands($n)
+                  . ' waiters are woken: ms of CPU',
+        goal   => '<= 5',
+        ours   => \@turn,
+        bound  => 5,
+    );
+    $self->{table}->detail('Duplicates: executions; ms to p99',
+        thousands($n) . ' duplicates at once',
+        "$TITLE{ours} 1; the last one is answered after " . spread(\@last)
+            . ' ms');
 
     return;
 }

@@ -202,11 +202,11 @@ daemon off;
 $alone
 worker_processes $workers;
 $affinity
-worker_rlimit_nofile 8192;
+worker_rlimit_nofile 16384;
 pid $prefix/nginx.pid;
 error_log $prefix/error.log crit;
 
-events { worker_connections 4096; }
+events { worker_connections 12000; }
 
 http {
     access_log off;

@@ -249,15 +249,83 @@ sub server {
 sub program {
     my ($self, $name, $server, @arguments) = @_;
 
+    my $program = $self->start_program($name, $server, @arguments);
+    my $out = join '', readline $program;
+
+    close $program or die "$server->{name}: @arguments: $out",
+        $self->site->log_of($server->{name});
+
+    return numbers($out);
+}
+
+
+# Starts it, and leaves what it prints to the caller.
+
+sub start_program {
+    my ($self, $name, $server, @arguments) = @_;
+
     my $site = $self->site;
     my @command = ('taskset', '-c', $site->others, $site->dir . "/$name",
                    '-p', $server->{port}, @arguments);
-    my $out = `@command 2>&1`;
 
-    die "$server->{name}: @arguments: $out", $site->log_of($server->{name})
-        if $?;
+    open my $program, '-|', "@command 2>&1" or die "cannot start $name: $!\n";
 
-    return { $out =~ /(\w+) (-?[\d.]+)/g };
+    return $program;
+}
+
+
+sub numbers {
+    my ($out) = @_;
+
+    return { ($out // '') =~ /(\w+) (-?[\d.]+)/g };
+}
+
+
+# A server in one process that tells its longest turn.
+
+sub turning {
+    my ($self, $who) = @_;
+
+    my $site = $self->site;
+    my $file = $site->write_file('turn', pack 'Q', 0);
+
+    system('gcc', '-O2', '-shared', '-fPIC', '-o', $site->dir . '/turn.so',
+           "$self->{bench}/turn.c", '-ldl') == 0
+        or die "cannot build turn.c\n";
+
+    return $site->nginx(
+        name  => "$who-turn",
+        cores => $site->front,
+        wrap  => [ 'env', 'LD_PRELOAD=' . $site->dir . '/turn.so',
+                   "BENCH_TURN=$file" ],
+        $self->{contenders}->conf($who, "$who-turn"),
+    );
+}
+
+
+# The longest turn, in milliseconds, from when so many wait until all have an
+# answer; and what the burst told.
+
+sub longest_turn {
+    my ($self, $server, $n) = @_;
+
+    my $burst = $self->start_program('burst', $server, '-n', $n,
+        '-l', $self->port('slow'), '-u', '/wait', '-d', 4000, '-k', 1000);
+
+    $self->wait_for($server, hot => waiting => $n - 1);
+
+    # in place, as the server has it mapped
+
+    open my $turn, '+<:unix', $self->site->dir . '/turn' or die "turn: $!\n";
+    syswrite $turn, pack 'Q', 0;
+
+    my $woken = numbers(scalar readline $burst);
+
+    sysseek $turn, 0, 0;
+    sysread $turn, my $ns, 8;
+    close $burst;
+
+    return (unpack('Q', $ns) / 1e6, $woken);
 }
 
 
@@ -507,12 +575,30 @@ sub memcached_items {
 }
 
 
+# Waits until a zone of ours tells so.
+
+sub wait_for {
+    my ($self, $server, $zone, $name, $n) = @_;
+
+    my $end = time + 30;
+
+    while ($self->status($zone, $server)->{$name} != $n) {
+        die "zone $zone: $name does not become $n\n" if time > $end;
+        sleep 0.05;
+    }
+
+    return;
+}
+
+
 # What a zone of ours tells about itself, numbers by name.
 
 sub status {
-    my ($self, $zone) = @_;
+    my ($self, $zone, $server) = @_;
 
-    my $json = $self->site->ask($self->server('ours')->{port}, '/status');
+    $server ||= $self->server('ours');
+
+    my $json = $self->site->ask($server->{port}, '/status');
     my ($part) = $json =~ /"\Q$zone\E"\s*:\s*\{(.*?)"counters"/s
         or die "no status of zone $zone: $json\n";
 
