@@ -94,11 +94,25 @@ demo: all  ## show the promise: a payment sent twice, carried out once
 bench: all  ## measure against the goals
 	@bench/run
 
-test: all unit-programs  ## run all tests: unit programs and t/*.t
-	$(call prove,$(MODULE),$(NGINX),build/unit) | tee build/test.log
+test: all unit-programs points  ## run all tests: unit programs and t/*.t
+	IDEMPOTENCY_POINTS=$(abspath $(POINTS)/objs/$(notdir $(MODULE)))      \
+	    $(call prove,$(MODULE),$(NGINX),build/unit) | tee build/test.log
 
 unit: unit-programs  ## run the unit tests alone
 	prove -j$(JOBS) build/unit/*
+
+
+# The module with places where a test kills it, for the installed nginx
+
+POINTS = build/points
+
+points: FORCE $(POINTS)/objs/Makefile
+	@$(MAKE) -s -C $(POINTS) -f objs/Makefile modules                     \
+	    CC="$(CC) -DNGX_IDEM_POINTS"
+
+$(POINTS)/objs/Makefile: $(TREE)/objs/Makefile | $(MODULE)
+	@rm -rf $(POINTS); cp -r $(TREE) $(POINTS)
+	@find $(POINTS)/objs -name '*.o' -delete -o -name '*.so' -delete
 
 
 # Unit programs: a program each t/unit/test_*.c, with what it needs of the
@@ -149,6 +163,7 @@ ASAN = build/asan
 
 asan: $(ASAN)/objs/nginx  ## run all tests again with sanitizers
 	@$(MAKE) unit-programs PROGRAMS=build/asan-unit EXTRA="$(SANITIZE)"
+	IDEMPOTENCY_POINTS=$(abspath $(ASAN)/objs/$(notdir $(MODULE)))        \
 	ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0                    \
 	    $(call prove,$(ASAN)/objs/$(notdir $(MODULE)),$<,build/asan-unit) \
 	    | tee build/asan.log
@@ -225,5 +240,5 @@ clean:  ## remove all that was built
 
 FORCE:
 
-.PHONY: all run demo bench test unit unit-programs asan static fuzz lint      \
-	exports help clean FORCE $(FUZZERS:%=replay-%) $(FUZZERS:%=fuzz-%)
+.PHONY: all run demo bench test points unit unit-programs asan static fuzz    \
+	lint exports help clean FORCE $(FUZZERS:%=replay-%) $(FUZZERS:%=fuzz-%)

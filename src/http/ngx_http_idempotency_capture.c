@@ -4,6 +4,7 @@
  */
 
 
+#include "store/ngx_idem_point.h"
 #include "http/ngx_http_idempotency.h"
 
 
@@ -517,6 +518,8 @@ ngx_http_idempotency_finish(ngx_http_request_t *r,
     if (fate == NGX_IDEM_FATE_STORE) {
         (void) ngx_http_idempotency_encode(r, ctx);
     }
+
+    NGX_IDEM_POINT("whole");
 
     ngx_http_idempotency_settle(ctx, fate, ttl_s);
 

@@ -4,6 +4,7 @@
  */
 
 
+#include "store/ngx_idem_point.h"
 #include "http/ngx_http_idempotency.h"
 
 
@@ -609,6 +610,8 @@ ngx_http_idempotency_own(ngx_http_request_t *r,
     ngx_http_idempotency_renew_start(ctx);
     ngx_http_idempotency_wrap(r, ctx);
 
+    NGX_IDEM_POINT("owned");
+
     return NGX_DECLINED;
 }
 
@@ -715,6 +718,8 @@ ngx_http_idempotency_wait(ngx_http_request_t *r,
     ctx->event.log = r->connection->log;
 
     ngx_add_timer(&ctx->event, left);
+
+    NGX_IDEM_POINT("parked");
 
     r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;

@@ -4,6 +4,7 @@
  */
 
 
+#include "store/ngx_idem_point.h"
 #include "http/ngx_http_idempotency.h"
 
 
@@ -194,6 +195,8 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
         ngx_http_idempotency_outcome(ctx, fate, ttl_s);
         rc = st->verbs->complete(st, &ctx->op);
     }
+
+    NGX_IDEM_POINT("settled");
 
     ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
 

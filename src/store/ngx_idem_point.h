@@ -7,8 +7,11 @@
  * Places where a test kills the process: half-way through a change, in a
  * build with NGX_IDEM_POINTS.  In any other build they are nothing.
  *
- * NGX_IDEM_POINT in the environment is the name of a place, and
- * NGX_IDEM_POINT_NTH says at which time of passing it; 1 if it is not set.
+ * NGX_IDEM_POINTS_DIR in the environment is a directory.  Whoever comes to a
+ * place and can remove the file of its name there dies: one process, once.
+ * So a place is armed in an nginx that runs, by making that file.
+ *
+ * A unit test that includes the sources may bring an NGX_IDEM_POINT of its own.
  */
 
 
@@ -16,29 +19,30 @@
 #define _NGX_IDEM_POINT_H_INCLUDED_
 
 
-#if (NGX_IDEM_POINTS)
+#if !defined(NGX_IDEM_POINT) && (NGX_IDEM_POINTS)
 
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <unistd.h>
 
 
 static inline void
 ngx_idem_point(const char *name)
 {
-    static int   passed;
+    char         file[PATH_MAX];
+    const char  *dir;
 
-    const char  *nth, *value;
+    dir = getenv("NGX_IDEM_POINTS_DIR");
 
-    value = getenv("NGX_IDEM_POINT");
-
-    if (value == NULL || strcmp(value, name) != 0) {
+    if (dir == NULL) {
         return;
     }
 
-    nth = getenv("NGX_IDEM_POINT_NTH");
+    (void) snprintf(file, PATH_MAX, "%s/%s", dir, name);
 
-    if (++passed >= (nth ? atoi(nth) : 1)) {
+    if (unlink(file) == 0) {
         (void) raise(SIGKILL);
     }
 }
@@ -46,7 +50,7 @@ ngx_idem_point(const char *name)
 
 #define NGX_IDEM_POINT(name)  ngx_idem_point(name)
 
-#else
+#elif !defined(NGX_IDEM_POINT)
 
 #define NGX_IDEM_POINT(name)
 

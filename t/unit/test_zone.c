@@ -13,7 +13,9 @@
  */
 
 
-#define NGX_IDEM_POINTS  1
+#define NGX_IDEM_POINT(name)  test_point(name)
+
+static void test_point(const char *name);
 
 #include "store/ngx_idem_arena.c"
 #include "store/ngx_idem_waiter.c"
@@ -104,7 +106,9 @@ static ngx_uint_t test_survived(ngx_idem_zone_t *zn, const char *point);
 static ngx_uint_t test_touched(ngx_idem_zone_t *zn, uint32_t key);
 
 
+static int               test_passes;
 static ngx_uint_t        test_calls;
+static const char       *test_deadly;
 static ngx_idem_zone_t  *test_zone;
 static ngx_idem_op_t    *test_other;
 
@@ -1735,7 +1739,6 @@ test_die_at(ngx_idem_zone_t *zn, const char *point, int nth,
     void (*act)(ngx_idem_zone_t *zn))
 {
     int    status;
-    char   value[16];
     pid_t  pid;
 
     (void) fflush(stdout);
@@ -1743,9 +1746,8 @@ test_die_at(ngx_idem_zone_t *zn, const char *point, int nth,
     pid = fork();
 
     if (pid == 0) {
-        (void) snprintf(value, sizeof(value), "%d", nth);
-        (void) setenv("NGX_IDEM_POINT", point, 1);
-        (void) setenv("NGX_IDEM_POINT_NTH", value, 1);
+        test_deadly = point;
+        test_passes = nth;
 
         stub_worker.id.slot = 1;
         act(zn);
@@ -1757,6 +1759,17 @@ test_die_at(ngx_idem_zone_t *zn, const char *point, int nth,
 
     return (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
                ? NGX_OK : NGX_DECLINED;
+}
+
+
+/* The process is to die at one of the places, the n-th time it comes there. */
+
+static void
+test_point(const char *name)
+{
+    if (test_deadly && strcmp(test_deadly, name) == 0 && --test_passes == 0) {
+        (void) raise(SIGKILL);
+    }
 }
 
 

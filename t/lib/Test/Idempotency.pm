@@ -26,11 +26,13 @@ package Test::Idempotency;
 #   listen      parameters of the server's listen directives
 #   modules     dynamic modules of nginx, loaded before ours; see can_load
 #   module      0: without our module
+#   points      1: with the module that dies where $t->arm says
 #   log         level of the error log; 'info'
 #
 # Environment: IDEMPOTENCY_NGINX, IDEMPOTENCY_MODULE (empty: it is built in),
-# IDEMPOTENCY_MODULES, a directory; IDEMPOTENCY_TIMEOUT, seconds that a test
-# waits for anything; IDEMPOTENCY_KEEP, keeps the directory.
+# IDEMPOTENCY_POINTS, with points; IDEMPOTENCY_MODULES, a directory;
+# IDEMPOTENCY_TIMEOUT, seconds that a test waits for anything;
+# IDEMPOTENCY_KEEP, keeps the directory.
 
 use strict;
 use warnings;
@@ -301,9 +303,11 @@ sub reload      { $_[0]{nginx}->reload; return $_[0] }
 sub start_nginx { $_[0]{nginx}->start; return $_[0] }
 sub stop        { return $_[0]{nginx}->stop($_[1]) }
 sub signal      { return $_[0]{nginx}->signal($_[1]) }
+sub arm         { my $t = shift; return $t->{nginx}->arm(@_) }
 sub kill_worker { my $t = shift; return $t->{nginx}->kill_worker(@_) }
 
 sub refuse_reload        { return $_[0]{nginx}->refuse_reload($_[1]) }
+sub wait_for_death       { return $_[0]{nginx}->wait_for_death }
 sub wait_for_old_workers { $_[0]{nginx}->wait_for_old_workers; return $_[0] }
 
 

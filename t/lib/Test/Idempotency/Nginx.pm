@@ -109,8 +109,10 @@ sub _conf {
     my $user = $> == 0 ? 'user root;' : '';
     my ($load, $zone, $status) = ('', '', '');
 
+    $o{main} .= "\nenv NGX_IDEM_POINTS_DIR=$dir/points;" if $o{points};
+
     if ($o{module}) {
-        my $module = module_file();
+        my $module = module_file($o{points});
         $load = "load_module $module;" if $module;
         $zone = join '', map { "idempotency_zone $_;\n    " }
             ref $o{zone} ? @{ $o{zone} } : $o{zone} || ();
@@ -271,8 +273,11 @@ sub binary {
 # The module under test; an empty name says that nginx has it built in.
 
 sub module_file {
-    my $file = $ENV{IDEMPOTENCY_MODULE}
-        // 'build/ngx_http_idempotency_module.so';
+    my ($points) = @_;
+
+    my $so = 'ngx_http_idempotency_module.so';
+    my $file = $points ? $ENV{IDEMPOTENCY_POINTS} // "build/points/objs/$so"
+                       : $ENV{IDEMPOTENCY_MODULE} // "build/$so";
     return if $file eq '';
 
     die "$file: no such module\n" if !-f $file;
@@ -415,6 +420,36 @@ sub kill_worker {
     });
 
     return $pid;
+}
+
+
+# The next process that comes to one of these points of the module dies there;
+# wait_for_death returns when somebody has died at each of them, and there are
+# as many workers as before.
+
+sub arm {
+    my ($self, @points) = @_;
+
+    $self->allow(qr/worker process \d+ exited on signal 9/);
+    $self->{victims} = { map { $_ => 1 } $self->workers };
+    $self->write_file("points/$_", '') for @points;
+
+    return;
+}
+
+
+sub wait_for_death {
+    my ($self) = @_;
+
+    wait_for('a worker dies', sub {
+        return if glob "$self->{dir}/points/*";
+
+        my @now = $self->workers;
+        return @now == $self->{workers}
+            && grep { !$self->{victims}{$_} } @now;
+    });
+
+    return;
 }
 
 
