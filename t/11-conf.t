@@ -277,4 +277,70 @@ conf_works('', undef, 'every level has its own', %levels);
 conf_works('idempotency_hide_header A;', undef, 'hidden here, passed there',
            location => 'idempotency_pass_header A;');
 
+# What may send a request to two servers is warned about, where it is meant for
+# a location that is protected.
+
+my $on = "idempotency payments;\n";
+my $again = 'proxy_next_upstream error non_idempotent;';
+my @warned = (
+#     server         location       why
+    [ '',            $on . $again,  'both here'                        ],
+    [ $on . $again,  '',            'both on a level above'            ],
+    [ $on,           $again,        'protected on a level above'       ],
+    [ $again,        $on,           'passed on again by a level above' ],
+);
+my $warning = sub {
+    my ($directive, $location) = @_;
+    return qr/\A nginx:\ \[warn\]\ idempotency.*\ "$location"
+              .*"non_idempotent".*"$directive".*\ in\ \S+nginx\.conf:\d+\n\z/x;
+};
+
+for (@warned) {
+    my ($server, $location, $why) = @$_;
+
+    conf_works('', $warning->('proxy_next_upstream', '/'),
+               "non_idempotent is warned about: $why",
+               server => $server, location => $location);
+}
+
+for my $pass (qw(fastcgi scgi uwsgi grpc)) {
+    conf_works("$on ${pass}_next_upstream error non_idempotent;",
+               $warning->("${pass}_next_upstream", '/other'),
+               "${pass}_next_upstream is warned about, there only",
+               locations => "location /other { ${pass}_pass 127.0.0.1:9; }");
+}
+
+conf_works("$on $again", $warning->('proxy_next_upstream', '/a'),
+           'an address that a variable has',
+           location => 'proxy_next_upstream off;',
+           locations => 'location /a { proxy_pass http://$arg_a; }');
+conf_works("$on $again", $warning->('proxy_next_upstream', '@other'),
+           'a named location', location => 'proxy_next_upstream off;',
+           locations => 'location @other { proxy_pass http://backend; }');
+conf_works('', $warning->('proxy_next_upstream', '/'),
+           'once, whatever is inside', server => $on . $again,
+           location => 'if ($arg_a) { set $a 1; }'
+                       . ' limit_except POST { deny all; }');
+
+my @quiet = (
+#     server          location                      why
+    [ $again,         '',                           'not protected'       ],
+    [ $on . $again,   'idempotency off;',           'not protected here'  ],
+    [ $on . $again,   'proxy_next_upstream off;',   'not said here'       ],
+    [ $on,            'proxy_next_upstream error;', 'not said at all'     ],
+    [ $on,            'fastcgi_next_upstream error non_idempotent;',
+                                                    'of another kind'     ],
+);
+
+for (@quiet) {
+    my ($server, $location, $why) = @$_;
+
+    conf_works('', undef, "non_idempotent is not warned about: $why",
+               server => $server, location => $location);
+}
+
+conf_works('', undef, 'non_idempotent where nothing is passed on',
+           location => 'proxy_next_upstream off;', server => $on . $again,
+           locations => 'location /a { return 204; } location /b { }');
+
 done_testing;

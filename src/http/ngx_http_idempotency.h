@@ -175,6 +175,8 @@ typedef struct {
     ngx_str_t                            documentation;
     ngx_flag_t                           dry_run;
     ngx_uint_t                           on_error;
+
+    unsigned                             careless:1;  /* it was said */
 } ngx_http_idempotency_loc_conf_t;
 
 

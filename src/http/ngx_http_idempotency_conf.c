@@ -36,6 +36,12 @@ static void ngx_http_idempotency_merge_lifetimes(
 static void ngx_http_idempotency_merge_fields(
     ngx_http_idempotency_loc_conf_t *prev,
     ngx_http_idempotency_loc_conf_t *conf);
+static void ngx_http_idempotency_check_upstream(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
+static ngx_http_upstream_conf_t *ngx_http_idempotency_careless(
+    ngx_conf_t *cf);
+static ngx_uint_t ngx_http_idempotency_asks_upstream(ngx_module_t *module);
 
 
 void *
@@ -142,6 +148,7 @@ ngx_http_idempotency_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_idempotency_merge_response(prev, conf);
     ngx_http_idempotency_merge_lifetimes(prev, conf);
     ngx_http_idempotency_merge_fields(prev, conf);
+    ngx_http_idempotency_check_upstream(cf, prev, conf);
 
     return NGX_CONF_OK;
 }
@@ -384,4 +391,109 @@ ngx_http_idempotency_merge_fields(ngx_http_idempotency_loc_conf_t *prev,
         conf->fields.pass = conf->pass->elts;
         conf->fields.npass = conf->pass->nelts;
     }
+}
+
+
+/*
+ * What was sent to one server may be sent to another, if the operator said so.
+ * A block of "limit_except" or "if" is part of a location, which has been
+ * looked at.
+ */
+
+static void
+ngx_http_idempotency_check_upstream(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    ngx_http_core_loc_conf_t  *clcf;
+    ngx_http_upstream_conf_t  *ucf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    if (conf->store == NULL || clcf->handler == NULL) {
+        return;
+    }
+
+    if (clcf->noname && prev->careless) {
+        return;
+    }
+
+    ucf = ngx_http_idempotency_careless(cf);
+
+    if (ucf == NULL) {
+        return;
+    }
+
+    conf->careless = 1;
+
+    ngx_log_error(NGX_LOG_WARN, cf->log, 0,
+                  "idempotency: requests to location \"%V\" may be carried "
+                  "out twice, by \"non_idempotent\" in \"%V_next_upstream\", "
+                  "although they are protected in %V:%ui",
+                  &clcf->name, &ucf->module, &conf->ref->file,
+                  conf->ref->line);
+}
+
+
+/*
+ * The upstream of the location, if it is careless.  It is not known whose an
+ * address is that a variable has, so any may be; all modules that ask one have
+ * merged before us, and their configurations begin with what nginx needs.
+ */
+
+static ngx_http_upstream_conf_t *
+ngx_http_idempotency_careless(ngx_conf_t *cf)
+{
+    ngx_uint_t                 i, careless;
+    ngx_module_t             **modules;
+    ngx_http_conf_ctx_t       *ctx;
+    ngx_http_upstream_conf_t  *ucf, *found;
+
+    ctx = cf->ctx;
+    modules = cf->cycle->modules;
+    found = NULL;
+
+    for (i = 0; modules[i]; i++) {
+
+        if (!ngx_http_idempotency_asks_upstream(modules[i])) {
+            continue;
+        }
+
+        ucf = ctx->loc_conf[modules[i]->ctx_index];
+        careless = ucf->next_upstream & NGX_HTTP_UPSTREAM_FT_NON_IDEMPOTENT;
+
+        if (ucf->upstream) {
+            return careless ? ucf : NULL;
+        }
+
+        if (careless) {
+            found = ucf;
+        }
+    }
+
+    return found;
+}
+
+
+static ngx_uint_t
+ngx_http_idempotency_asks_upstream(ngx_module_t *module)
+{
+    static const char  *names[] = {
+        "ngx_http_proxy_module",
+        "ngx_http_fastcgi_module",
+        "ngx_http_uwsgi_module",
+        "ngx_http_scgi_module",
+        "ngx_http_grpc_module"
+    };
+
+    ngx_uint_t  i;
+
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+
+        if (ngx_strcmp(module->name, names[i]) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
 }
