@@ -53,6 +53,19 @@ my $n = 0;
 sub pay { return (path => '/', key => 'k' . ++$n, body => 'eur=1', @_) }
 
 
+# A request, and how its client leaves.
+
+sub starts {
+    my ($http, %request) = @_;
+
+    return $http == 1 ? $t->start_post(%request)
+        : $t->connect_http2->request(method => 'POST', %request);
+}
+
+
+my %leaves = (1 => 'reset', 2 => 'cancel');
+
+
 # A client leaves, and nginx has noticed: what it says now came later.
 
 sub leaves {
@@ -142,7 +155,10 @@ is(logged($request{key}), '201 "-"', 'is not called gone');
 my %acts = (
     'breaks'  => sub { $backend->close },
     'is cut'  => sub { $backend->answer(200, $text, cut => 9) },
-    'is mute' => sub { wait_for('nginx goes', sub { $backend->gone }) },
+    'is mute' => sub {
+        my $gone = $backend->gone;
+        wait_for('nginx goes', sub { $backend->gone > $gone });
+    },
     'refuses' => sub { $backend->answer(503, 'busy') },
     'is wordy' => sub { $backend->answer(201, $text x 20) },
     'has help' => sub { $backend->close; $other->answer(201, $text) },
@@ -158,18 +174,21 @@ my @ends = (
     [ '/fallback/',  'has help',   'done'     ],
 );
 
-for (@ends) {
-    my ($path, $end, $becomes) = @$_;
-    my %request = pay(path => $path);
-    my $count = $t->counter($becomes);
-    my $client = $t->start_post(%request);
+for my $http (1, 2) {
+    for (@ends) {
+        my ($path, $end, $becomes) = @$_;
+        my $name = "HTTP/$http: left, then the upstream $end";
+        my %request = pay(path => $path);
+        my $count = $t->counter($becomes);
+        my $client = starts($http, %request);
 
-    $backend->wait_for_request;
-    leaves($client, 'reset');
-    $acts{$end}->();
-    $t->wait_until("counters.$becomes" => $count + 1);
-    pass("left, then the upstream $end: $becomes");
-    like(logged($request{key}), qr/"1"$/, "the upstream $end: the log knows");
+        $backend->wait_for_request;
+        leaves($client, $leaves{$http});
+        $acts{$end}->();
+        $t->wait_until("counters.$becomes" => $count + 1);
+        pass("$name: $becomes");
+        like(logged($request{key}), qr/"1"$/, "$name: the log knows");
+    }
 }
 
 # What is not kept goes on as well, to its end.
@@ -182,53 +201,60 @@ my @streams = (
     [ '/off/',  "HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n",  'large'   ],
 );
 
-for (@streams) {
-    my ($path, $header, $why) = @$_;
-    my %request = pay(path => $path);
-    my $count = $t->counter('unstored');
-    my $gone = $backend->gone;
-    my $client = $t->start_post(%request);
+for my $http (1, 2) {
+    for (@streams) {
+        my ($path, $header, $why) = @$_;
+        my $name = "HTTP/$http, $path: $why";
+        my %request = pay(path => $path);
+        my $count = $t->counter('unstored');
+        my $gone = $backend->gone;
+        my $client = starts($http, %request);
 
-    says("$header\r\n" . 'x' x 100000);
-    $t->wait_until('counters.unstored' => $count + 1);
-    leaves($client, 'reset');
+        says("$header\r\n" . 'x' x 100000);
+        $t->wait_until('counters.unstored' => $count + 1);
+        leaves($client, $leaves{$http});
 
-    for (1 .. 3) {
-        says('x' x 100000) if $backend->gone == $gone;
+        for (1 .. 3) {
+            says('x' x 100000) if $backend->gone == $gone;
+        }
+
+        is($backend->gone, $gone, "$name: the upstream is not left");
+        $backend->close if $backend->gone == $gone;
+        is(logged($request{key}), '200 "1"', "$name: the log knows");
+        is_problem($t->post(%request), 409, 'response-not-stored',
+                   "$name: nobody gets it again");
     }
-
-    is($backend->gone, $gone, "$path: $why: the upstream is not left");
-    $backend->close if $backend->gone == $gone;
-    is(logged($request{key}), '200 "1"', "$path: $why: the log knows");
-    is_problem($t->post(%request), 409, 'response-not-stored',
-               "$path: $why: nobody gets it again");
 }
 
 # One who has to wait for the lock of a cache may leave at any moment as well.
 
-for my $when ('at the lock', 'behind the lock', 'in the body') {
-    my ($done, $gone) = ($t->counter('done'), $backend->gone);
-    my $requests = $backend->requests;
-    my ($one, $two) = map { { pay(path => '/cache/') } } 1, 2;
+for my $http (1, 2) {
+    for my $when ('at the lock', 'behind the lock', 'in the body') {
+        my ($done, $gone) = ($t->counter('done'), $backend->gone);
+        my $requests = $backend->requests;
+        my $name = "HTTP/$http, $when";
+        my ($one, $two) = map { { pay(path => '/cache/') } } 1, 2;
 
-    my $ahead = $t->start_post(%$one);
-    $backend->wait_for_request;
-    my $behind = $t->start_post(%$two);
-    $t->wait_until(running => 2);
-    is($backend->requests, $requests + 1, "$when: he waits for the lock");
-    leaves($behind, 'reset') if $when eq 'at the lock';
+        my $ahead = $t->start_post(%$one);
+        $backend->wait_for_request;
+        my $behind = starts($http, %$two);
+        $t->wait_until(running => 2);
+        is($backend->requests, $requests + 1, "$name: he waits for the lock");
+        leaves($behind, $leaves{$http}) if $when eq 'at the lock';
 
-    $backend->answer(503, 'not for the cache');
-    $ahead->response;
-    $backend->wait_for_request;
-    leaves($behind, 'reset') if $when eq 'behind the lock';
-    says("${header}rec");
-    leaves($behind, 'reset') if $when eq 'in the body';
+        $backend->answer(503, 'not for the cache');
+        $ahead->response;
+        $backend->wait_for_request;
+        leaves($behind, $leaves{$http}) if $when eq 'behind the lock';
+        says("${header}rec");
+        leaves($behind, $leaves{$http}) if $when eq 'in the body';
 
-    is($backend->gone, $gone, "$when: the upstream is not left");
-    $backend->answer(0, '', raw => substr $text, 3) if $backend->gone == $gone;
-    $t->wait_until(running => 0);
-    is($t->counter('done'), $done + 1, "$when: it was stored");
+        is($backend->gone, $gone, "$name: the upstream is not left");
+        $backend->answer(0, '', raw => substr $text, 3)
+            if $backend->gone == $gone;
+        $t->wait_until(running => 0);
+        is($t->counter('done'), $done + 1, "$name: it was stored");
+    }
 }
 
 # A client that leaves while it gets a large answer, and does not read.
@@ -262,28 +288,5 @@ for my $how (qw(close reset half_close)) {
 }
 
 is($t->counter('first'), $firsts, 'nothing was claimed');
-
-# Over HTTP/2.
-
-SKIP: {
-    skip 'curl knows no HTTP/2', 8 if !Test::Idempotency::Http2::available();
-
-    for (@moments) {
-        my ($begin, $rest, $when) = @$_;
-        my %request = pay();
-        my $done = $t->counter('done');
-        my $gone = $backend->gone;
-        my $client = $t->start_http2(%request);
-
-        $backend->wait_for_request;
-        says($begin);
-        leaves($client, 'close');
-        is($backend->gone, $gone, "HTTP/2, $when: the upstream is not left");
-        $backend->answer(0, '', raw => $rest);
-        $t->wait_until('counters.done' => $done + 1);
-        is_replay($t->http2(%request), 201, $text, "HTTP/2, $when: stored");
-        is(logged($request{key}), '201 "1"', "HTTP/2, $when: the log knows");
-    }
-}
 
 done_testing;

@@ -444,6 +444,10 @@ void ngx_http_idempotency_cleanup(void *data);
 void ngx_http_idempotency_shield(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
+/* Something is about to be sent: who is gone does not get it. */
+void ngx_http_idempotency_unshield(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
 /* A response that passes: its client may stop to read, too. */
 void ngx_http_idempotency_guard_writer(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);

@@ -536,6 +536,7 @@ ngx_http_idempotency_send(ngx_http_request_t *r,
     ngx_chain_t  *cl;
 
     ngx_http_idempotency_set_length(r, ctx->response.size);
+    ngx_http_idempotency_unshield(r, ctx);
 
     rc = ngx_http_next_header_filter(r);
 
@@ -573,6 +574,8 @@ ngx_http_idempotency_pass_header(ngx_http_request_t *r,
     if (ctx->state != NGX_HTTP_IDEMPOTENCY_SETTLED) {
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_PASSING);
     }
+
+    ngx_http_idempotency_unshield(r, ctx);
 
     rc = ngx_http_next_header_filter(r);
 

@@ -75,7 +75,11 @@ ngx_http_idempotency_stay(ngx_http_request_t *r)
 }
 
 
-/* The client says more, or leaves: neither ends the request. */
+/*
+ * The client says more, or leaves: neither ends the request.  nginx tries no
+ * other upstream and no error page for a stream that was cancelled, as it is
+ * in error then; so the error is kept back until something is to be sent.
+ */
 
 static void
 ngx_http_idempotency_read_event(ngx_http_request_t *r)
@@ -89,6 +93,17 @@ ngx_http_idempotency_read_event(ngx_http_request_t *r)
     if (c->error || c->read->pending_eof || c->read->error) {
 
         ngx_http_idempotency_client_gone(ctx);
+
+#if (NGX_HTTP_V2)
+
+        if (r->stream
+            && (ctx->state == NGX_HTTP_IDEMPOTENCY_OWNED
+                || ctx->state == NGX_HTTP_IDEMPOTENCY_CAPTURING))
+        {
+            c->error = 0;
+        }
+
+#endif
 
         /* a client that only says no more may still read */
 
@@ -124,6 +139,20 @@ ngx_http_idempotency_client_gone(ngx_http_idempotency_ctx_t *ctx)
 
     ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
                   "idempotency: client is gone, the request goes on");
+}
+
+
+void
+ngx_http_idempotency_unshield(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+#if (NGX_HTTP_V2)
+
+    if (r->stream && ctx->gone) {
+        r->connection->error = 1;
+    }
+
+#endif
 }
 
 
