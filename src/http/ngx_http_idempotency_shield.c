@@ -48,6 +48,12 @@ ngx_http_idempotency_shield(ngx_http_request_t *r,
     if (u->cleanup && !u->header_sent) {
         r->read_event_handler = ngx_http_idempotency_read_event;
         r->write_event_handler = ngx_http_request_empty_handler;
+
+        /* it may have left already, and that event is not told twice */
+
+        if (r->connection->read->ready) {
+            ngx_post_event(r->connection->read, &ngx_posted_events);
+        }
     }
 }
 
