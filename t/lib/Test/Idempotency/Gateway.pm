@@ -11,7 +11,8 @@ package Test::Idempotency::Gateway;
 #
 # What the code returns may also say: trailers (gRPC); open => 1, no length is
 # announced; cut => 1, only half the body comes; hold => 1, it waits for
-# $gw->let_go, and $gw->wait_for_request tells that it does.
+# $gw->let_go, and $gw->wait_for_request tells that it does; hold => 'middle',
+# the same after half the answer.
 
 use strict;
 use warnings;
@@ -22,6 +23,8 @@ use POSIX ();
 use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM);
 
 use Test::Idempotency::Deadline;
+
+my $halfway;
 
 my %speak = (
     fastcgi => [ \&_read_fastcgi, \&_write_fastcgi ],
@@ -104,7 +107,10 @@ sub _run {
         if (defined $body) {
             my $answer = $code->({ n => ++$n, body => $body });
 
-            _hold($control) if $answer->{hold};
+            my $hold = $answer->{hold} // '';
+
+            _hold($control) if $hold && $hold ne 'middle';
+            $halfway = $hold eq 'middle' && sub { _hold($control) };
             eval { $write->($socket, $answer) };
         }
 
@@ -140,6 +146,12 @@ sub _take {
 
 sub _put {
     my ($socket, $bytes) = @_;
+
+    if (my $hold = $halfway) {
+        undef $halfway;
+        _put($socket, substr $bytes, 0, length($bytes) / 2, '');
+        $hold->();
+    }
 
     while (length $bytes) {
         my $n = syswrite $socket, $bytes or die "gone\n";
