@@ -38,6 +38,11 @@ END
         proxy_cache_lock on;
     }
     location /impatient/ { $proxy proxy_read_timeout 200ms; }
+    location /dry/       {
+        $proxy
+        idempotency_dry_run on;
+        location /dry/off/ { $proxy proxy_buffering off; }
+    }
     location /fallback/  { $proxy error_page 502 = \@other; }
     location \@other     { proxy_pass http://other; }
 LOCATIONS
@@ -223,6 +228,27 @@ for my $http (1, 2) {
         is(logged($request{key}), '200 "1"', "$name: the log knows");
         is_problem($t->post(%request), 409, 'response-not-stored',
                    "$name: nobody gets it again");
+    }
+}
+
+# A dry run goes on, too, and counts what would have been.
+
+for my $http (1, 2) {
+    for my $path ('/dry/', '/dry/off/') {
+        for (@moments) {
+            my ($begin, $rest, $when) = @$_;
+            my $name = "HTTP/$http, $path: $when";
+            my $count = $t->counter('unstored');
+            my $client = starts($http, pay(path => $path));
+            my $held = $backend->wait_for_request;
+
+            says($begin);
+            leaves($client, $leaves{$http});
+            ok($backend->holds($held), "$name: the upstream is not left");
+            $backend->answer(0, '', raw => $rest);
+            $t->wait_until(running => 0);
+            is($t->counter('unstored'), $count + 1, "$name: it would be kept");
+        }
     }
 }
 

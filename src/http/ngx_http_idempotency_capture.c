@@ -399,8 +399,6 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     if (fate != NGX_IDEM_FATE_RELEASE) {
         ngx_http_idempotency_settle(ctx, fate, ttl_s);
     }
-
-    ctx->streaming = (r->upstream && !r->upstream->upgrade);
 }
 
 
@@ -574,6 +572,8 @@ ngx_http_idempotency_pass_header(ngx_http_request_t *r,
     if (ctx->state != NGX_HTTP_IDEMPOTENCY_SETTLED) {
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_PASSING);
     }
+
+    ctx->streaming = (r->upstream && !r->upstream->upgrade);
 
     ngx_http_idempotency_unshield(r, ctx);
 
