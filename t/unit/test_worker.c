@@ -348,7 +348,7 @@ test_self(void)
     ngx_idem_worker_exit(wk);
     tap_ok(ngx_queue_empty(&ngx_posted_events), "but not after the exit");
 
-    (void) ngx_idem_worker_init(wk, &test_cycle, test_called, NULL);
+    (void) test_begin(wk);
     ngx_idem_worker_again(wk);
     ngx_idem_worker_exit(wk);
     tap_ok(ngx_queue_empty(&ngx_posted_next_events), "nor in its next turn");
