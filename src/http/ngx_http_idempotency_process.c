@@ -89,7 +89,12 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
         return NGX_ERROR;
     }
 
-    /* a worker in whose place this one begins may have left claims */
+    /*
+     * A worker in whose place this one begins may have left claims.  They end
+     * now, and not when the master last looked at the clock.
+     */
+
+    ngx_time_update();
 
     ngx_http_idempotency_wake_handler(imcf);
 
