@@ -7,41 +7,139 @@
 use lib 't/lib';
 use Test::Idempotency;
 
-my $t = Test::Idempotency->new(<<'EOT', workers => 1, locations => <<'EOL');
+my $t = Test::Idempotency->new(<<'EOT', http2 => 1, tls => 1, workers => 1,
     idempotency                payments;
     idempotency_max_response   10k;
     proxy_max_temp_file_size   0;
     send_timeout               500ms;
+    access_log                 access.log leaving;
 EOT
+    listen => 'sndbuf=8k', http => <<'END', locations => <<'EOL');
+    log_format leaving '$idempotency_key $idempotency_status $status '
+                       '"$idempotency_client_gone"';
+END
     location /off {
         proxy_buffering  off;
         proxy_pass       http://backend;
     }
+
+    location /gzip {
+        gzip             on;
+        gzip_proxied     any;
+        gzip_types       *;
+        proxy_pass       http://backend;
+    }
+
+    location /wide {
+        proxy_buffer_size        128k;
+        proxy_buffers            4 128k;
+        proxy_busy_buffers_size  256k;
+        proxy_pass               http://backend;
+
+        location /wide/off {
+            proxy_buffering  off;
+            proxy_pass       http://backend;
+        }
+    }
 EOL
 
 my $backend = $t->backend;
-my $large = 'x' x 16_000_000;
+my $large = random(4_000_000);      # gzip makes nothing of it
 my $n = 0;
 
-$backend->on($_, 200, $large) for '/', '/off';
+$backend->on($_, 200, $large) for '/', '/off', '/gzip', '/wide', '/wide/off';
 
-for my $path ('/', '/off') {
-    for my $leave (qw(reset close stall)) {
-        my %pay = (path => $path, key => 'k' . ++$n, body => 'eur=1');
-        my $unstored = $t->counter('unstored');
-        my $client = $t->connect;
 
-        $client->request(method => 'POST', %pay);
-        $t->wait_until('counters.unstored' => $unstored + 1);
-        $client->$leave if $leave ne 'stall';
+sub random {
+    my ($length) = @_;
 
-        is_problem($t->post(%pay), 409, 'response-not-stored',
-                   "$path: $leave: it was carried out");
-        push @main::stalled, $client if $leave eq 'stall';
+    my $bytes;
+
+    open my $in, '<:raw', '/dev/urandom' or die "random bytes: $!\n";
+    read $in, $bytes, $length;
+
+    return $bytes;
+}
+
+
+my @stalled;
+my @ways = (
+    (map { { http => 1, leave => $_ } } qw(reset close stall)),
+    (map { { http => 2, leave => $_ } } qw(cancel reset close stall)),
+    { http => 2, leave => 'cancel', window => 1000 },
+    { http => 2, leave => 'stall', window => 1000 },
+);
+
+for my $tls (0, $t->can_tls ? 1 : ()) {
+    for my $path ('/', '/off', '/gzip') {
+        for (@ways) {
+            my ($http, $leave, $window) = @$_{qw(http leave window)};
+            my %pay = (path => $path, key => 'k' . ++$n, body => 'eur=1',
+                       headers => [ [ 'Accept-Encoding', 'gzip' ] ]);
+            my $unstored = $t->counter('unstored');
+            my $client = $http == 1
+                ? $t->connect(undef, tls => $tls)
+                : $t->connect_http2(tls => $tls, window => $window);
+
+            $client = $client->request(method => 'POST', %pay);
+            $t->wait_until('counters.unstored' => $unstored + 1);
+            $client->$leave if $leave ne 'stall';
+            push @stalled, $client;
+
+            is_problem($t->post(%pay), 409, 'response-not-stored',
+                       join ', ', $path, "HTTP/$http", $tls ? 'TLS' : (),
+                       $window ? 'no window' : (),
+                       "$leave: it was carried out");
+        }
     }
 }
 
 is($backend->requests, $n, 'each of them once');
+
+# Another stream of that connection is not hurt by what is thrown away.
+
+for my $tls (0, $t->can_tls ? 1 : ()) {
+    for my $path ('/', '/off') {
+        my $name = join ', ', $path, $tls ? 'TLS' : (), 'another stream';
+        my ($first, $other) = map { { method => 'POST', path => $path,
+                                      key => 'k' . ++$n, body => $_ } }
+            'first', 'other';
+        my $unstored = $t->counter('unstored');
+        my $c = $t->connect_http2(tls => $tls);
+        my $stream = $c->request(%$first);
+
+        $t->wait_until('counters.unstored' => $unstored + 1);
+        wait_for('all is full', sub { $c->full });
+        $stream->cancel;
+        $backend->on($path, 201, 'receipt');
+        is_answer($c->request(%$other), 201, 'receipt', "$name: gets its own");
+        is_replay($c->request(%$other), 201, 'receipt', "$name: is of use");
+        is_problem($c->request(%$first), 409, 'response-not-stored',
+                   "$name: the first was carried out");
+        $c->close;
+        $backend->on($path, 200, $large);
+    }
+}
+
+
+# A stream that has left does not wait for the connection's window.
+
+for my $tls (0, $t->can_tls ? 1 : ()) {
+    for my $path ('/wide', '/wide/off') {
+        my %pay = (path => $path, key => 'k' . ++$n, body => 'eur=1');
+        my $c = $t->connect_http2(tls => $tls, together => 1, rcvbuf => 4096);
+        my $stream = $c->request(method => 'POST', %pay);
+
+        wait_for('all is full', sub { $c->full });
+        $stream->cancel;
+
+        ok(eval { wait_for('', sub {
+            $c->take;
+            $t->file('access.log') =~ /^$pay{key} first 200 "1"$/m;
+        }) }, "$path: it ends");
+        $c->close;
+    }
+}
 
 # the end of the test says whether something stayed: nginx ends in time
 

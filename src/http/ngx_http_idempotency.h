@@ -452,6 +452,9 @@ void ngx_http_idempotency_unshield(ngx_http_request_t *r,
 void ngx_http_idempotency_guard_writer(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
+/* A response that passes has nobody who reads the rest of it. */
+void ngx_http_idempotency_drop_rest(ngx_http_idempotency_ctx_t *ctx);
+
 void ngx_http_idempotency_client_gone(ngx_http_idempotency_ctx_t *ctx);
 
 

@@ -38,6 +38,7 @@ static void ngx_http_idempotency_pass_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete);
 static ngx_int_t ngx_http_idempotency_stream(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+static ngx_uint_t ngx_http_idempotency_queued(ngx_http_request_t *r);
 static void ngx_http_idempotency_drop(ngx_chain_t *cl);
 
 
@@ -584,8 +585,7 @@ ngx_http_idempotency_pass_header(ngx_http_request_t *r,
     }
 
     if (rc == NGX_ERROR && ctx->streaming) {
-        ngx_http_idempotency_client_gone(ctx);
-        ctx->dropped = 1;
+        ngx_http_idempotency_drop_rest(ctx);
         return NGX_OK;
     }
 
@@ -654,18 +654,45 @@ ngx_http_idempotency_stream(ngx_http_request_t *r,
             return rc;
         }
 
-        ngx_http_idempotency_client_gone(ctx);
-        ctx->dropped = 1;
+        ngx_http_idempotency_drop_rest(ctx);
     }
 
     ngx_http_idempotency_drop(in);
     ngx_http_idempotency_drop(r->out);
-    ngx_http_idempotency_drop(r->upstream->busy_bufs);
 
     r->out = NULL;
     r->connection->buffered &= ~NGX_HTTP_WRITE_BUFFERED;
 
+    if (!ngx_http_idempotency_queued(r)) {
+        ngx_http_idempotency_drop(r->upstream->busy_bufs);
+
+        if (r->upstream->pipe) {
+            ngx_http_idempotency_drop(r->upstream->pipe->busy);
+        }
+    }
+
     return NGX_OK;
+}
+
+
+/*
+ * Whether buffers are in frames of HTTP/2 that are on their way.  Other streams
+ * stand behind them, so what a frame has announced must come.  It comes, or
+ * the connection ends: in both cases nginx calls the writer again.
+ */
+
+static ngx_uint_t
+ngx_http_idempotency_queued(ngx_http_request_t *r)
+{
+#if (NGX_HTTP_V2)
+
+    return r->stream && r->stream->queued;
+
+#else
+
+    return 0;
+
+#endif
 }
 
 

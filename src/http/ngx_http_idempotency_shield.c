@@ -116,7 +116,7 @@ ngx_http_idempotency_read_event(ngx_http_request_t *r)
         if (ctx->streaming && !c->write->ready
             && (c->error || c->read->error))
         {
-            ctx->dropped = 1;
+            ngx_http_idempotency_drop_rest(ctx);
 
             /* nobody else will unblock the writer any more */
 
@@ -145,6 +145,29 @@ ngx_http_idempotency_client_gone(ngx_http_idempotency_ctx_t *ctx)
 
     ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
                   "idempotency: client is gone, the request goes on");
+}
+
+
+void
+ngx_http_idempotency_drop_rest(ngx_http_idempotency_ctx_t *ctx)
+{
+#if (NGX_HTTP_V2)
+
+    ngx_http_v2_stream_t  *stream;
+
+    stream = ctx->request->stream;
+
+    /* a stream that waits for a window is told of nothing else */
+
+    if (stream && stream->waiting) {
+        ngx_queue_remove(&stream->queue);
+        stream->waiting = 0;
+    }
+
+#endif
+
+    ngx_http_idempotency_client_gone(ctx);
+    ctx->dropped = 1;
 }
 
 
@@ -196,8 +219,7 @@ ngx_http_idempotency_write_event(ngx_http_request_t *r)
         wev->timedout = 0;
         r->connection->timedout = 1;
         r->connection->error = 1;
-        ngx_http_idempotency_client_gone(ctx);
-        ctx->dropped = 1;
+        ngx_http_idempotency_drop_rest(ctx);
     }
 
     if (ctx->dropped) {

@@ -2,7 +2,7 @@ package Test::Idempotency::Connection;
 
 # A client's connection: requests go out as they are told to, answers are
 # collected later, and every wait has an end.  Options: tls; alpn, a protocol
-# that is offered then.
+# that is offered then; rcvbuf, bytes that the socket may hold.
 
 use strict;
 use warnings;
@@ -10,20 +10,24 @@ use warnings;
 use IO::Select;
 use IO::Socket::INET;
 use POSIX qw(EAGAIN);
-use Socket qw(IPPROTO_TCP SOL_SOCKET SO_LINGER TCP_NODELAY);
+use Socket qw(INADDR_LOOPBACK IPPROTO_TCP SOL_SOCKET SO_LINGER SO_RCVBUF
+              TCP_NODELAY);
 use Time::HiRes qw(time);
 
 use Test::Idempotency::Deadline;
 use Test::Idempotency::Message;
 
+use constant FIONREAD => 0x541b;
+
 
 sub new {
     my ($class, $port, %o) = @_;
 
-    my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1',
-                                       PeerPort => $port,
-                                       Timeout => LIMIT);
-    die "cannot connect to port $port: $!\n" if !$socket;
+    my $socket = IO::Socket::INET->new(Proto => 'tcp', Timeout => LIMIT);
+
+    setsockopt $socket, SOL_SOCKET, SO_RCVBUF, $o{rcvbuf} if $o{rcvbuf};
+    $socket->connect($port, INADDR_LOOPBACK)
+        or die "cannot connect to port $port: $!\n";
 
     # what is sent is there before what is sent elsewhere later
 
@@ -203,9 +207,36 @@ sub closed {
 sub answered {
     my ($self) = @_;
 
-    $self->_pump(time) if !$self->{eof};
+    $self->take;
 
     return $self->{in} ne '' || $self->{eof} ? 1 : 0;
+}
+
+
+# Reads what has come by now.
+
+sub take {
+    my ($self) = @_;
+
+    $self->_pump(time) if !$self->{eof};
+
+    return;
+}
+
+
+# Whether nothing more has come to a client that does not read since it was
+# asked the last time.
+
+sub full {
+    my ($self) = @_;
+
+    my $before = $self->{unread} // 0;
+    my $bytes = pack 'i', 0;
+
+    ioctl $self->{socket}, FIONREAD, $bytes or die "FIONREAD: $!\n";
+    $self->{unread} = unpack 'i', $bytes;
+
+    return $self->{unread} && $self->{unread} == $before;
 }
 
 

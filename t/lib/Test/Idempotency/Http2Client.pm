@@ -7,7 +7,8 @@ package Test::Idempotency::Http2Client;
 #   my $stream = $c->request(method => 'POST', path => '/', key => '"k1"',
 #                            body => 'eur=1');
 #
-# Options: tls; window, how much of an answer may come (everything).
+# Options: tls; rcvbuf; window, how much of an answer may come (everything);
+# together => 1, the connection's own window is left as it is: 65535 bytes.
 #
 # A stream has response, answered, cancel (RST_STREAM) and open_window; close,
 # reset and goaway are those of its connection, which has what
@@ -38,7 +39,7 @@ use constant {
 sub new {
     my ($class, $port, %o) = @_;
 
-    my $self = $class->SUPER::new($port, tls => $o{tls}, alpn => 'h2');
+    my $self = $class->SUPER::new($port, %o, alpn => 'h2');
 
     $self->{streams} = {};
     $self->{opened} = -1;
@@ -46,7 +47,8 @@ sub new {
     return $self->send(PREFACE
         . _frame(SETTINGS, 0, 0,
                  pack 'nN', INITIAL_WINDOW_SIZE, $o{window} // ALL)
-        . _frame(WINDOW_UPDATE, 0, 0, pack 'N', ALL - WINDOW));
+        . ($o{together} ? ''
+           : _frame(WINDOW_UPDATE, 0, 0, pack 'N', ALL - WINDOW)));
 }
 
 
