@@ -173,11 +173,14 @@ sub _obey {
         } elsif ($what eq 'accept') {
             $self->{accept} = $which;
 
-            if ($which eq 'refuse') {
-                delete $self->{listener};
+            if ($which ne 'refuse') {
+                $self->_listen if !$self->{listener};
 
-            } elsif (!$self->{listener}) {
-                $self->_listen;
+            } elsif ($self->{listener}) {
+
+                # forgetting it is not enough: select() of this turn holds it
+
+                CORE::close delete $self->{listener};
             }
 
         } elsif ($what eq 'sync') {
