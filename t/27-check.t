@@ -214,6 +214,9 @@ my @failures = (
     [ sub { $known->answer(0, '', raw => "${chunked}zz\r\n") }, 'is broken'  ],
     [ sub { $known->answer(0, '', raw => "garbage\r\n") },   'is no HTTP'    ],
     [ sub { $known->answer(404, 'x' x 99, cut => 9) },       'cuts a 404'    ],
+    [ sub { $known->answer(0, '', raw => "HTTP/1.1 404 Two\r\n"
+            . "Content-Length: 0\r\nContent-Length: 1\r\n\r\n") },
+                                                      'has two lengths'      ],
     [ sub { $known->answer(200, 'x' x 2000, cut => 1500) },  'cuts a large'  ],
 );
 

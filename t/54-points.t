@@ -110,7 +110,7 @@ my %acts = (
         $waiter->request(%$pay);
         $t->wait_for_death;
         $backend->answer(200, $large, to => $backend->last);
-        is_answer($first->next_response, 200, $large, 'the first does not care');
+        is_answer($first->next_response, 200, $large, 'its first is answered');
 
         return $waiter;
     },

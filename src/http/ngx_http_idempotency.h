@@ -392,7 +392,11 @@ void ngx_http_idempotency_response_init(ngx_http_request_t *r,
 ngx_int_t ngx_http_idempotency_append(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_buf_t *b);
 
-/* Whether the answer breaks off here; whether it has come whole. */
+/*
+ * Whether the header tells nothing; whether the answer breaks off here;
+ * whether it has come whole.
+ */
+ngx_uint_t ngx_http_idempotency_is_broken(ngx_http_request_t *r);
 ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
 ngx_uint_t ngx_http_idempotency_is_whole(ngx_http_request_t *r,

@@ -102,6 +102,10 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
         return ngx_http_idempotency_cut(r, ctx);
     }
 
+    if (ngx_http_idempotency_is_broken(r)) {
+        return ngx_http_idempotency_cut(r, ctx);
+    }
+
     return ngx_http_idempotency_capture(r, ctx);
 }
 
@@ -177,6 +181,47 @@ ngx_http_idempotency_hide_override(ngx_http_request_t *r,
 
         h->hash = 0;
     }
+}
+
+
+/*
+ * What nginx, some versions of it, passes on although nobody can tell what it
+ * answers: an interim response for the final one, with that as its body, or a
+ * length that is no number, or two of them.  Without a cleanup the upstream is
+ * through, and the header at hand is somebody else's.
+ */
+
+ngx_uint_t
+ngx_http_idempotency_is_broken(ngx_http_request_t *r)
+{
+    ngx_table_elt_t               *h, *length;
+    ngx_http_upstream_t           *u;
+    ngx_http_idempotency_place_t   pl;
+
+    u = r->upstream;
+
+    if (u == NULL || u->cleanup == NULL) {
+        return 0;
+    }
+
+    if (r->headers_out.status < NGX_HTTP_OK) {
+        return r->headers_out.status != NGX_HTTP_SWITCHING_PROTOCOLS;
+    }
+
+    length = u->headers_in.content_length;
+
+    if (length == NULL || u->headers_in.chunked) {
+        return 0;
+    }
+
+    pl.part = &u->headers_in.headers.part;
+    pl.i = 0;
+
+    do {
+        h = ngx_http_idempotency_next_field(&pl, &length->key);
+    } while (h && ngx_http_idempotency_same_name(&h->value, &length->value));
+
+    return h || u->headers_in.content_length_n == -1;
 }
 
 

@@ -138,7 +138,9 @@ ngx_http_idempotency_check_header(ngx_http_request_t *r,
     ngx_http_idempotency_read_override(r, ctx);
     ngx_http_idempotency_response_init(r, ctx);
 
-    if (r->http_version < r->main->http_version) {
+    if (r->http_version < r->main->http_version
+        || ngx_http_idempotency_is_broken(r))
+    {
         ctx->cut = r->upstream;
         return NGX_OK;
     }
