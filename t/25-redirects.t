@@ -43,6 +43,16 @@ EOT
         error_page 502 /errdoc;
     }
 
+    location /broken {
+        proxy_pass http://backend;
+        error_page 502 = @nobody;
+    }
+
+    location @nobody {
+        set $nobody ftp://nobody;
+        proxy_pass $nobody;
+    }
+
     location /errdoc {
         proxy_pass http://other;
     }
@@ -108,13 +118,23 @@ is($t->post(%pay)->body, 'sorry', 'a page for an upstream without address');
 $t->wait_until('counters.released' => 1);
 is_answer($t->post(%pay), 502, 'sorry', 'the key is free: nothing was sent');
 
+# A fallback that nobody could be asked for, after an answer that broke off.
+
+$backend->on('/broken', 201, 'receipt', cut => 3);
+%pay = (path => '/broken', key => 'broken', body => 'eur=1');
+
+is($t->post(%pay)->status, 500, 'a fallback without an upstream');
+is_problem($t->post(%pay), 409, 'outcome-unknown',
+           'the first one has not said it all');
+is(asked(qr{^/broken}), 1, 'it ran once');
+
 # A body that is refused while it is read.
 
 my %large = (path => '/limited', chunked => [ 'x' x 2000 ]);
 
 is($t->post(%large)->body, 'sorry', 'a page for a body that is too large');
 is($t->post(%large, key => 'large')->body, 'sorry', 'with a key as well');
-is($t->counter('first'), 5, 'and nothing was claimed for it');
+is($t->counter('first'), 6, 'and nothing was claimed for it');
 
 # What nginx sends after the answer is not a request of a client's.
 
@@ -126,6 +146,6 @@ is_answer($t->post(path => '/quiet', key => 'quiet'), 200, 'quiet', 'off')
 wait_for('both have an action behind them',
          sub { $other->requests == $after + 2 });
 is($t->zone->{records}{running}, 0, 'post_action claims nothing');
-is($t->counter('first'), 5, 'post_action is not counted');
+is($t->counter('first'), 6, 'post_action is not counted');
 
 done_testing;

@@ -218,6 +218,8 @@ typedef struct {
  *             of the upstream, likewise
  *   checker   the subrequest that asks what became of an earlier claim
  *   cut       the upstream whose answer broke off
+ *   ncut      states of upstreams until then: who had answered before, had not
+ *             answered whole
  *   override  what whoever gave the status says in X-Accel-Idempotency
  *
  *   changed   a redirect has changed the method
@@ -257,6 +259,7 @@ typedef struct {
     ngx_http_event_handler_pt         write_handler;
     ngx_http_request_t               *checker;
     ngx_http_upstream_t              *cut;
+    ngx_uint_t                        ncut;
     ngx_idem_override_t               override;
     ngx_http_idempotency_response_t   response;
 

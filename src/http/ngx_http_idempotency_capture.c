@@ -493,6 +493,7 @@ ngx_http_idempotency_cut(ngx_http_request_t *r,
                   ctx->response.size);
 
     ctx->cut = r->upstream;
+    ctx->ncut = r->upstream_states ? r->upstream_states->nelts : 0;
     ctx->ahead = 0;
 
     ngx_http_clean_header(r);

@@ -78,7 +78,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
     ngx_idem_evidence_t *ev)
 {
     ngx_http_upstream_t        *u;
-    ngx_http_upstream_state_t  *last;
+    ngx_http_upstream_state_t  *last, *state;
 
     ngx_memzero(ev, sizeof(ngx_idem_evidence_t));
 
@@ -123,7 +123,13 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
         return;
     }
 
-    if (last && last->header_time != (ngx_msec_t) -1) {
+    if (last == NULL || last->header_time == (ngx_msec_t) -1) {
+        return;
+    }
+
+    state = r->upstream_states->elts;
+
+    if (ctx->cut == NULL || last >= state + ctx->ncut) {
         ev->answered = 1;
         ev->upstream_status = (unsigned) last->status;
     }
