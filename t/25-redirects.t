@@ -53,6 +53,12 @@ EOT
         proxy_pass $nobody;
     }
 
+    location /nobody {
+        set $nobody ftp://nobody;
+        proxy_pass $nobody;
+        error_page 500 /errdoc;
+    }
+
     location /errdoc {
         proxy_pass http://other;
     }
@@ -112,11 +118,19 @@ is_problem($t->post(%pay), 409, 'outcome-unknown',
 
 # A page for a request that nobody could be asked to carry out.
 
-%pay = (path => '/nowhere', key => 'nowhere', body => 'eur=1');
+for (
+    [ nowhere => 502, 'that has no address' ],
+    [ nobody  => 500, 'whose name is none'  ])
+{
+    my ($path, $status, $name) = @$_;
+    my $released = $t->counter('released');
+    my %pay = (path => "/$path", key => $path, body => 'eur=1');
 
-is($t->post(%pay)->body, 'sorry', 'a page for an upstream without address');
-$t->wait_until('counters.released' => 1);
-is_answer($t->post(%pay), 502, 'sorry', 'the key is free: nothing was sent');
+    is($t->post(%pay)->body, 'sorry', "a page for an upstream $name");
+    $t->wait_until('counters.released' => $released + 1);
+    is_answer($t->post(%pay), $status, 'sorry',
+              'the key is free: nothing was sent');
+}
 
 # A fallback that nobody could be asked for, after an answer that broke off.
 
@@ -134,7 +148,7 @@ my %large = (path => '/limited', chunked => [ 'x' x 2000 ]);
 
 is($t->post(%large)->body, 'sorry', 'a page for a body that is too large');
 is($t->post(%large, key => 'large')->body, 'sorry', 'with a key as well');
-is($t->counter('first'), 6, 'and nothing was claimed for it');
+is($t->counter('first'), 8, 'and nothing was claimed for it');
 
 # What nginx sends after the answer is not a request of a client's.
 
@@ -146,6 +160,6 @@ is_answer($t->post(path => '/quiet', key => 'quiet'), 200, 'quiet', 'off')
 wait_for('both have an action behind them',
          sub { $other->requests == $after + 2 });
 is($t->zone->{records}{running}, 0, 'post_action claims nothing');
-is($t->counter('first'), 6, 'post_action is not counted');
+is($t->counter('first'), 8, 'post_action is not counted');
 
 done_testing;

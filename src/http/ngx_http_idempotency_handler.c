@@ -98,10 +98,10 @@ ngx_http_idempotency_again(ngx_http_request_t *r,
     }
 
     if (ctx->method && r->method != ctx->method
-        && !ctx->changed && r->upstream_states)
+        && !ctx->changed && r->upstream)
     {
         ctx->changed = 1;
-        ctx->counted = r->upstream_states->nelts;
+        ctx->counted = r->upstream_states ? r->upstream_states->nelts : 0;
         ngx_http_idempotency_read_override(r, ctx);
     }
 }
