@@ -54,9 +54,13 @@ sub write_file {
     my $file = "$self->{dir}/$name";
 
     make_path(dirname($file));
-    open my $out, '>:raw', $file or die "$file: $!\n";
+    open my $out, '>:raw', "$file.new" or die "$file.new: $!\n";
     print {$out} $text;
-    close $out or die "$file: $!\n";
+    close $out or die "$file.new: $!\n";
+
+    # at once: a reload may be reading the old one
+
+    rename "$file.new", $file or die "$file: $!\n";
 
     return $file;
 }
