@@ -94,6 +94,12 @@ demo: all  ## show the promise: a payment sent twice, carried out once
 bench: all  ## measure against the goals
 	@bench/run
 
+torture: all  ## a minute of everything at once (SECONDS=number SEED=text)
+	@bench/torture $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
+
+mutants: all  ## check that the torture notices what is broken on purpose
+	@.ci/mutants
+
 test: all unit-programs points  ## run all tests: unit programs and t/*.t
 	IDEMPOTENCY_POINTS=$(abspath $(POINTS)/objs/$(notdir $(MODULE)))      \
 	    $(call prove,$(MODULE),$(NGINX),build/unit) | tee build/test.log
@@ -240,5 +246,6 @@ clean:  ## remove all that was built
 
 FORCE:
 
-.PHONY: all run demo bench test points unit unit-programs asan static fuzz    \
-	lint exports help clean FORCE $(FUZZERS:%=replay-%) $(FUZZERS:%=fuzz-%)
+.PHONY: all run demo bench torture mutants test points unit unit-programs      \
+	asan static fuzz lint exports help clean FORCE                        \
+	$(FUZZERS:%=replay-%) $(FUZZERS:%=fuzz-%)

@@ -1,0 +1,203 @@
+package Torture::Chaos;
+
+# What happens to nginx: workers are killed, terminated and frozen, the
+# configuration is loaded anew.  The log says when, to whom:
+#
+#   dead    a worker was sent a signal that ends it: t, pid, signal
+#   freeze  it was stopped: t, until, pid
+#   reload  t, point
+#
+# In a build with NGX_IDEM_POINTS workers also kill themselves, at named
+# places of the source; the error log has these deaths.
+
+use strict;
+use warnings;
+
+use Time::HiRes qw(sleep);
+
+use Torture::Log;
+
+
+# schedule, nginx (a Test::Idempotency::Nginx), log, root (of the source).
+
+sub new {
+    my ($class, %o) = @_;
+
+    return bless { %o, next => 0, frozen => {}, count => {},
+                   points => _points($o{root}),
+                   log => Torture::Log->new($o{log}) }, $class;
+}
+
+
+sub _points {
+    my ($root) = @_;
+
+    local @ARGV = glob "$root/src/store/*.c";
+    my %points = map { $_ => 1 } map { /\bNGX_IDEM_POINT\("([\w-]+)"\)/g } <>;
+
+    return [ sort keys %points ];
+}
+
+
+sub count { return $_[0]{count} }
+
+
+sub run_until {
+    my ($self, $end) = @_;
+
+    while (now() < $end) {
+        my $event = $self->{schedule}->chaos($self->{next}++);
+
+        $self->_sleep($event->{pause} / 1000, $end);
+        last if now() >= $end;
+
+        my $method = "_$event->{what}";
+        $self->$method($event);
+    }
+
+    $self->_thaw(now() + 60);
+    $self->_disarm;
+
+    return;
+}
+
+
+sub _sleep {
+    my ($self, $seconds, $end) = @_;
+
+    my $wake = now() + $seconds;
+    $wake = $end if $wake > $end;
+
+    while ((my $left = $wake - now()) > 0) {
+        sleep($left < 0.1 ? $left : 0.1);
+        $self->_thaw(now());
+    }
+
+    return;
+}
+
+
+sub _pick {
+    my ($event, @pids) = @_;
+
+    return @pids ? $pids[ $event->{which} % @pids ] : undef;
+}
+
+
+sub _kill { return $_[0]->_end(KILL => _pick($_[1], $_[0]{nginx}->workers)) }
+sub _term { return $_[0]->_end(TERM => _pick($_[1], $_[0]{nginx}->workers)) }
+
+
+# One that ends its work after a reload.
+
+sub _old {
+    my ($self, $event) = @_;
+
+    my @old = $self->{nginx}->old_workers;
+
+    return @old ? $self->_end(KILL => _pick($event, @old))
+                : $self->_reload($event);
+}
+
+
+sub _end {
+    my ($self, $signal, $pid) = @_;
+
+    return if !$pid;
+
+    $self->{log}->write('dead', t => now(), pid => $pid, signal => $signal);
+    $self->{count}{kills}++ if kill $signal, $pid;
+
+    return;
+}
+
+
+sub _freeze {
+    my ($self, $event) = @_;
+
+    my $pid = _pick($event, $self->{nginx}->workers) or return;
+    return if %{ $self->{frozen} };
+
+    my $until = now() + $event->{ms} / 1000;
+
+    $self->{log}->write('freeze', t => now(), until => $until, pid => $pid);
+    $self->{frozen}{$pid} = $until if kill 'STOP', $pid;
+    $self->{count}{freezes}++;
+
+    return;
+}
+
+
+# A process that has ended meanwhile is no child of nginx's any more.
+
+sub _thaw {
+    my ($self, $now) = @_;
+
+    my @over = grep { $self->{frozen}{$_} <= $now } keys %{ $self->{frozen} }
+        or return;
+    my %ours = map { $_ => 1 } $self->{nginx}->workers,
+        $self->{nginx}->old_workers;
+
+    for (@over) {
+        kill 'CONT', $_ if $ours{$_};
+        delete $self->{frozen}{$_};
+    }
+
+    return;
+}
+
+
+sub _reload {
+    my ($self, $event) = @_;
+
+    $self->_disarm || $self->_hup('none');
+
+    return;
+}
+
+
+# A worker dies that comes by a place: one that can remove a file there, or
+# those of the next generation, the n-th time.  How it is told depends on the
+# build.
+
+sub _point {
+    my ($self, $event) = @_;
+
+    my $point = _pick($event, @{ $self->{points} });
+    my $nginx = $self->{nginx};
+
+    $nginx->write_file("points/$point", '');
+    $nginx->change(main => join "\n",
+                   map { "env $_;" } "NGX_IDEM_POINTS_DIR=$nginx->{dir}/points",
+                   "NGX_IDEM_POINT=$point", "NGX_IDEM_POINT_NTH=$event->{nth}");
+    $self->_hup($point);
+
+    return;
+}
+
+
+sub _disarm {
+    my ($self) = @_;
+
+    my $nginx = $self->{nginx};
+
+    unlink glob $nginx->dir . '/points/*';
+    return if !$nginx->{main};
+
+    $nginx->change(main => '');
+
+    return $self->_hup('none');
+}
+
+
+sub _hup {
+    my ($self, $point) = @_;
+
+    $self->{log}->write('reload', t => now(), point => $point);
+    $self->{count}{reloads}++;
+
+    return kill 'HUP', $self->{nginx}{pid};
+}
+
+
+1;

@@ -1,0 +1,138 @@
+package Torture::Places;
+
+# The locations that the torture test asks, the zones behind them, and what
+# the checker has to know of each.
+
+use strict;
+use warnings;
+
+use Exporter qw(import);
+
+our @EXPORT = qw(%PLACES %ZONES MAX_RESPONSE);
+
+use constant MAX_RESPONSE => 64 * 1024;
+
+
+# Zones.  small: it may be full, so that answers are not kept; evict: what is
+# finished may go before its time; brief: all of it is gone soon after the end.
+
+our %ZONES = (
+    large => { size => '96m' },
+    brief => { size => '16m', brief => 1 },
+    lease => { size => '16m', brief => 1 },
+    tight => { size => '128k', brief => 1, small => 1 },
+    evict => { size => '128k', small => 1, evict => 1 },
+);
+
+
+# Places.
+#
+#   weight   how often it is asked, beside the others
+#   zone
+#   valid    seconds that a finished record lives
+#   unknown  seconds that an unknown one lives
+#   retry    an unknown one is run again
+#   wait     seconds that a duplicate waits; without it, it does not
+#   lease    seconds, where a lease may end
+#   hasty    the upstream may be given up before it has answered
+#   up       the upstream that is asked, if not "live"
+#   conf     more lines of configuration
+
+our %PLACES = (
+    main  => { weight => 20, zone => 'large' },
+    wait  => { weight => 20, zone => 'large', wait => 12 },
+    off   => { weight => 10, zone => 'large', wait => 12,
+               conf => 'proxy_buffering off; proxy_request_buffering off;' },
+    kept  => { weight => 8, zone => 'large', up => 'kept',
+               conf => 'proxy_http_version 1.1;' },
+    retry => { weight => 10, zone => 'large', wait => 12, retry => 1 },
+    hasty => { weight => 6, zone => 'large', hasty => 1,
+               conf => 'proxy_read_timeout 300ms;' },
+    short => { weight => 8, zone => 'brief', valid => 2, unknown => 2 },
+    lease => { weight => 5, zone => 'lease', lease => 1, valid => 6,
+               unknown => 6 },
+    relet => { weight => 5, zone => 'lease', lease => 1, valid => 6,
+               unknown => 6, wait => 12,
+               retry => 1 },
+    tight => { weight => 6, zone => 'tight', valid => 2, unknown => 2 },
+    evict => { weight => 6, zone => 'evict' },
+);
+
+for my $name (keys %PLACES) {
+    my $place = $PLACES{$name};
+
+    $place->{name} = $name;
+    $place->{valid} ||= 90;
+    $place->{unknown} ||= 3600;
+    $place->{up} ||= 'live';
+}
+
+
+# Options of Test::Idempotency::Nginx, given the ports of the upstreams.
+
+sub options {
+    my ($class, %port) = @_;
+
+    my %server = map { $_ => "server 127.0.0.1:$port{$_} max_fails=0;" }
+        keys %port;
+
+    return (
+        zone => [ map { _zone($_) } sort keys %ZONES ],
+        upstreams => { %port, backend => $port{dead} },
+        http => <<"END",
+    upstream pair { $server{dead} $server{live} }
+    upstream kept { $server{live} keepalive 8; keepalive_timeout 600ms; }
+    log_format torture '\$msec \$pid \$http_x_request \$idempotency_status '
+                       '\$status \$idempotency_fence \$upstream_status '
+                       '\$upstream_bytes_sent \$request_time '
+                       'gone=\$idempotency_client_gone';
+END
+        directives => <<"END",
+    access_log                 access.log  torture;
+    idempotency_scope          \$http_x_scope;
+    idempotency_max_response   @{[ MAX_RESPONSE ]};
+    keepalive_timeout          5s;
+    proxy_read_timeout         30s;
+    proxy_set_header           X-Worker    \$pid;
+    proxy_set_header           X-Fence     \$idempotency_fence;
+    proxy_set_header           Connection  "";
+    add_header                 X-Worker    \$pid                 always;
+    add_header                 X-Told      \$idempotency_status  always;
+END
+        locations => join('', map { _location($_) } sort keys %PLACES),
+    );
+}
+
+
+sub _zone {
+    my ($name) = @_;
+
+    my $zone = $ZONES{$name};
+
+    return "zone=$name:$zone->{size}" . ($zone->{evict} ? ' full=evict' : '');
+}
+
+
+sub _location {
+    my ($name) = @_;
+
+    my $place = $PLACES{$name};
+    my $lease = $place->{lease} || 60;
+    my $wait = $place->{wait} ? "wait=$place->{wait}s" : 'reject';
+    my $unknown = $place->{retry} ? 'retry' : 'refuse';
+
+    return <<"END";
+    location /$name/ {
+        proxy_pass              http://\$http_x_upstream;
+        idempotency             $place->{zone};
+        idempotency_valid       $place->{valid}s;
+        idempotency_lease       ${lease}s;
+        idempotency_concurrent  $wait;
+        idempotency_unknown     $unknown $place->{unknown}s;
+        @{[ $place->{conf} // '' ]}
+    }
+END
+}
+
+
+1;
