@@ -28,6 +28,7 @@ package Test::Idempotency;
 #   module      0: without our module
 #   points      1: with the module that dies where $t->arm says
 #   log         level of the error log; 'info'
+#   daemon      1: nginx is nobody's child, and can be upgraded
 #
 # Environment: IDEMPOTENCY_NGINX, IDEMPOTENCY_MODULE (empty: it is built in),
 # IDEMPOTENCY_POINTS, with points; IDEMPOTENCY_MODULES, a directory;
@@ -303,6 +304,10 @@ sub reload      { $_[0]{nginx}->reload; return $_[0] }
 sub start_nginx { $_[0]{nginx}->start; return $_[0] }
 sub stop        { return $_[0]{nginx}->stop($_[1]) }
 sub signal      { return $_[0]{nginx}->signal($_[1]) }
+sub upgrade     { $_[0]{nginx}->upgrade; return $_[0] }
+sub winch       { $_[0]{nginx}->winch; return $_[0] }
+sub end_old     { $_[0]{nginx}->end_old; return $_[0] }
+sub end_new     { $_[0]{nginx}->end_new; return $_[0] }
 sub arm         { my $t = shift; return $t->{nginx}->arm(@_) }
 sub kill_worker { my $t = shift; return $t->{nginx}->kill_worker(@_) }
 

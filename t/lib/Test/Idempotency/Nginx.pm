@@ -133,7 +133,7 @@ sub _conf {
 
     return <<"END";
 $user
-daemon off;
+daemon @{[ $o{daemon} ? 'on' : 'off' ]};
 worker_processes $o{workers};
 pid nginx.pid;
 error_log error.log @{[ $o{log} || 'info' ]};
@@ -247,12 +247,39 @@ sub _start {
         exec @command or POSIX::_exit(127);
     }
 
+    if ($self->{daemon}) {
+        waitpid $pid, 0;
+        return if $? != 0;
+        $pid = wait_for('the master starts', sub { $self->_pid('nginx.pid') });
+    }
+
     $self->{pid} = $pid;
 
     return wait_for('workers start', sub {
         return 'up' if $self->workers == $self->{workers};
-        return 'down' if waitpid($pid, WNOHANG) != 0;
+        return 'down' if defined _status($pid);
     }) eq 'up' || !delete $self->{pid};
+}
+
+
+sub _pid {
+    my ($self, $file) = @_;
+
+    return ($self->read_file($file) =~ /^(\d+)/)[0];
+}
+
+
+# The status of a process that has ended, 0 if only its parent can know it;
+# undef while it runs.
+
+sub _status {
+    my ($pid) = @_;
+
+    return $? if waitpid($pid, WNOHANG) == $pid;
+
+    open my $in, '<', "/proc/$pid/stat" or return 0;
+
+    return (<$in> // '') =~ /\) Z/ ? 0 : undef;
 }
 
 
@@ -329,21 +356,23 @@ sub test_conf {
 
 # The pids of the workers that take connections; of those that end their work.
 
+# Of the master before an upgrade, if there was one, as well.
+
 sub workers     { return $_[0]->_children(qr/^nginx: worker process\s*$/) }
 sub old_workers { return $_[0]->_children(qr/^nginx: worker process is sh/) }
 
 
 sub _children {
-    my ($self, $title) = @_;
+    my ($self, $title, $master) = @_;
 
     my @pids;
-
-    return @pids if !$self->{pid};
+    my %masters = map { $_ => 1 } grep { $_ }
+        $master || @$self{qw(pid old_pid)};
 
     for my $stat (glob '/proc/[0-9]*/stat') {
         open my $in, '<', $stat or next;
         my ($pid, $ppid) = (<$in> // '') =~ /^(\d+) .*\) \S (\d+)/s or next;
-        next if $ppid != $self->{pid};
+        next if !$masters{$ppid};
 
         open $in, '<', "/proc/$pid/cmdline" or next;
         my $cmdline = <$in> // '';
@@ -468,25 +497,127 @@ sub signal {
 }
 
 
+# A new master beside the old one, each with workers; needs daemon => 1.  From
+# then on the old one has end_old, the new one is nginx.  Or it has end_new,
+# and the old one is nginx again.
+
+sub upgrade {
+    my ($self) = @_;
+
+    my $old = $self->{pid};
+
+    kill 'USR2', $old;
+
+    $self->{pid} = wait_for('a new master', sub {
+        my $new = $self->_pid('nginx.pid');
+        return $new && $new != $old && $new;
+    });
+    $self->{old_pid} = $old;
+
+    wait_for('workers of the new master', sub {
+        $self->_children(qr/^nginx: worker/, $self->{pid}) == $self->{workers};
+    });
+
+    return $self;
+}
+
+
+# The master that has no other work than to see to its old workers' end.
+
+sub winch {
+    my ($self) = @_;
+
+    kill 'WINCH', $self->{old_pid};
+    wait_for('old workers shut down', sub {
+        !$self->_children(qr/^nginx: worker process\s*$/, $self->{old_pid});
+    });
+
+    return $self;
+}
+
+
+sub end_old { return $_[0]->_end_master('old_pid') }
+
+
+sub end_new {
+    my ($self) = @_;
+
+    $self->_end_master('pid');
+    $self->{pid} = delete $self->{old_pid};
+    wait_for('the old one has workers', sub {
+        $self->workers == $self->{workers};
+    });
+
+    return $self;
+}
+
+
+sub _end_master {
+    my ($self, $which) = @_;
+
+    kill 'QUIT', $self->{$which};
+    wait_for('a master ends', sub { defined _status($self->{$which}) });
+    delete $self->{$which};
+
+    return $self;
+}
+
+
 # Ends nginx, by QUIT if nothing else is said.  Returns undef if it did not end
 # in time and had to be killed, else its status, "0 but true" being the good.
 
 sub stop {
     my ($self, $signal) = @_;
 
-    my $pid = delete $self->{pid} or return '0 but true';
+    my $status = '0 but true';
 
-    kill $signal || 'QUIT', $pid;
+    # an upgrade that went wrong may have begun another one meanwhile
 
-    return $? || '0 but true'
-        if eval { wait_for('', sub { waitpid($pid, WNOHANG) == $pid }) };
+    while (my @pids = $self->_masters) {
+        $status = $self->_end($signal || 'QUIT', @pids);
+        delete @$self{qw(pid old_pid)};
+    }
 
-    $self->{pid} = $pid;
-    kill 'KILL', $self->workers, $self->old_workers, $pid;
-    waitpid $pid, 0;
-    delete $self->{pid};
+    return $status;
+}
+
+
+sub _end {
+    my ($self, $signal, @pids) = @_;
+
+    my %status;
+
+    kill $signal, @pids;
+
+    my $ended = eval { wait_for('', sub {
+        $status{$_} //= _status($_) for @pids;
+        return !grep { !defined } @status{@pids};
+    }) };
+
+    return (grep { $_ } values %status)[0] || '0 but true' if $ended;
+
+    kill 'KILL', map({ $self->_children(qr/^nginx:/, $_) } @pids), @pids;
+    waitpid $_, 0 for @pids;
 
     return;
+}
+
+
+sub _masters {
+    my ($self) = @_;
+
+    return $self->{pid} || () if !$self->{daemon};
+
+    my @pids;
+
+    for my $file (glob '/proc/[0-9]*/cmdline') {
+        open my $in, '<', $file or next;
+        my $cmdline = <$in> // '';
+        $cmdline =~ tr/\0/ /;
+        push @pids, $file =~ /(\d+)/ if $cmdline =~ /nginx.* -p \Q$self->{dir}/;
+    }
+
+    return @pids;
 }
 
 
