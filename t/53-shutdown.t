@@ -143,17 +143,25 @@ $t->finish;
 
 begin(http2 => 1);
 
-my @runs = map { { pay(path => $_) } } '/reject/', '/reject/', '/off/', '/';
+# in the end, one worker has nothing left but a waiter for the other
+
+my $first_c = $t->connect;
+my $has_first = $t->worker_of($first_c);
+my %first = pay();
+$first_c->request(%first);
+my $first = $backend->wait_for_request;
+my $parked = request(sub { $_ != $has_first }, %first);
+$t->wait_until(waiting => 1);
+
+my @runs = map { { pay(path => $_) } } '/reject/', '/reject/', '/off/';
 my @clients = map { $t->start(%$_) } @runs;
 $backend->wait_for_request(4);
-my $parked = $t->start(%{ $runs[3] });
-$t->wait_until(waiting => 1);
 
 if ($http2) {
     push @runs, { pay() };
-    push @clients, $t->start_http2(%{ $runs[4] });
+    push @clients, $t->start_http2(%{ $runs[3] });
     $backend->wait_for_request(5);
-    $clients[4]->close;
+    $clients[3]->close;
 }
 
 $clients[1]->close;
@@ -163,15 +171,18 @@ $t->zone;
 $t->signal('QUIT');
 wait_for('workers end', sub { $t->old_workers == 2 });
 is($backend->gone, 0, 'QUIT: no upstream is left');
-$backend->answer(200, 'ran') for @runs;
 
+$backend->answer(200, 'ran', to => $_)
+    for grep { $_ != $first } $backend->all;
 is_answer($clients[0], 200, 'ran', 'QUIT: a client gets its answer');
-is_answer($clients[3], 200, 'ran', 'QUIT: so does the first of two');
-is_replay($parked, 200, 'ran', 'QUIT: and the second of them');
-is($t->stop, '0 but true', 'QUIT: nginx ends');
 is(logged($runs[$_]{key}), '200 "1"', 'QUIT: the request of one who left ran')
-    for 1, 2, 4 .. $#runs;
-is($backend->requests, @runs, 'QUIT: nothing ran twice');
+    for 1 .. $#runs;
+
+$backend->answer(200, 'last', to => $first);
+is_answer($first_c->next_response, 200, 'last', 'QUIT: the first of two, too');
+is_replay($parked->next_response, 200, 'last', 'QUIT: and the second of them');
+is($t->stop, '0 but true', 'QUIT: nginx ends');
+is($backend->requests, @runs + 1, 'QUIT: nothing ran twice');
 $t->finish;
 
 # A reload with worker_shutdown_timeout: at its end the old worker has one
