@@ -41,34 +41,12 @@ my $locations = <<"LOCATIONS";
     }
 LOCATIONS
 
-# the key is nobody's secret
-
-my %files = ('cert.pem' => <<'CERT', 'key.pem' => <<'KEY');
------BEGIN CERTIFICATE-----
-MIIBfzCCASWgAwIBAgIUEdatLbosezhCSpnJt49zZ/vGOGkwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNTA3NTY1N1oYDzIxMjYxMTAx
-MDc1NjU3WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAASP1rJRaV4R5odpRshtZ9lZ9N2z+HEhMR+lK5LPRNI6NLbEqkpr6Sap
-mjnfCVswhY3kokWMT5ymp167LE6CT3LHo1MwUTAdBgNVHQ4EFgQUEJ8Z/SZJ7ZO+
-Ury55pzQz5vLwjswHwYDVR0jBBgwFoAUEJ8Z/SZJ7ZO+Ury55pzQz5vLwjswDwYD
-VR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiA7772y3RBUnXpjOPuQcep5
-N8ZuRH6uxrR8Z3DuRjgW8gIhANiw9zTeD3cUrhoE1+gh7jNCqI3kvxIEEN17Kxgt
-Gjfi
------END CERTIFICATE-----
-CERT
------BEGIN EC PRIVATE KEY-----
-MHcCAQEEIINWVFieKni5ycxybkEw+PIL2Z85CE29fa7RBtZblHWQoAoGCCqGSM49
-AwEHoUQDQgAEj9ayUWleEeaHaUbIbWfZWfTds/hxITEfpSuSz0TSOjS2xKpKa+km
-qZo53wlbMIWN5KJFjE+cpqdeuyxOgk9yxw==
------END EC PRIVATE KEY-----
-KEY
-
 my $t = Test::Idempotency->new(<<'END', locations => $locations,
     idempotency           payments;
     idempotency_methods   POST PATCH PUT;
     client_max_body_size  20m;
 END
-    backends => [ 'other' ], files => \%files, workers => 1);
+    backends => [ 'other' ], tls => 1, workers => 1);
 
 my $backend = $t->backend;
 my $other = $t->backend('other');
@@ -380,7 +358,7 @@ $t->change(
     }
     server {
         listen               $server{tls} ssl;
-        ssl_certificate      cert.pem;
+        ssl_certificate      certificate.pem;
         ssl_certificate_key  key.pem;
         ssl_protocols        TLSv1.3;
 
@@ -407,7 +385,7 @@ HTTP
         proxy_ssl_protocols            TLSv1.3;
         proxy_ssl_verify               on;
         proxy_ssl_name                 elsewhere;
-        proxy_ssl_trusted_certificate  cert.pem;
+        proxy_ssl_trusted_certificate  certificate.pem;
     }
     location /plain/     { proxy_pass https://backend; $once
                            proxy_ssl_protocols TLSv1.3; }
