@@ -160,6 +160,7 @@ is(logged($request{key}), '201 "-"', 'is not called gone');
 my %acts = (
     'breaks'  => sub { $backend->close },
     'is cut'  => sub { $backend->answer(200, $text, cut => 9) },
+    'babbles' => sub { $backend->answer(0, '', raw => "${other_header}zzz") },
     'is mute' => sub {
         my $gone = $backend->gone;
         wait_for('nginx goes', sub { $backend->gone > $gone });
@@ -173,6 +174,8 @@ my @ends = (
 #     location       the upstream  becomes
     [ '/',           'breaks',     'unknown'  ],
     [ '/',           'is cut',     'unknown'  ],
+    [ '/',           'babbles',    'unknown'  ],
+    [ '/off/',       'babbles',    'unknown'  ],
     [ '/impatient/', 'is mute',    'unknown'  ],
     [ '/',           'refuses',    'released' ],
     [ '/',           'is wordy',   'unstored' ],

@@ -23,6 +23,11 @@ END
         proxy_pass       http://backend;
     }
 
+    location /file {
+        proxy_max_temp_file_size  10m;
+        proxy_pass                http://backend;
+    }
+
     location /gzip {
         gzip             on;
         gzip_proxied     any;
@@ -47,7 +52,8 @@ my $backend = $t->backend;
 my $large = random(4_000_000);      # gzip makes nothing of it
 my $n = 0;
 
-$backend->on($_, 200, $large) for '/', '/off', '/gzip', '/wide', '/wide/off';
+$backend->on($_, 200, $large) for '/', '/off', '/file', '/gzip', '/wide',
+    '/wide/off';
 
 
 sub random {
@@ -71,7 +77,7 @@ my @ways = (
 );
 
 for my $tls (0, $t->can_tls ? 1 : ()) {
-    for my $path ('/', '/off', '/gzip') {
+    for my $path ('/', '/off', '/file', '/gzip') {
         for (@ways) {
             my ($http, $leave, $window) = @$_{qw(http leave window)};
             my %pay = (path => $path, key => 'k' . ++$n, body => 'eur=1',
@@ -99,7 +105,7 @@ is($backend->requests, $n, 'each of them once');
 # Another stream of that connection is not hurt by what is thrown away.
 
 for my $tls (0, $t->can_tls ? 1 : ()) {
-    for my $path ('/', '/off') {
+    for my $path ('/', '/off', '/file') {
         my $name = join ', ', $path, $tls ? 'TLS' : (), 'another stream';
         my ($first, $other) = map { { method => 'POST', path => $path,
                                       key => 'k' . ++$n, body => $_ } }
@@ -128,8 +134,10 @@ for my $tls (0, $t->can_tls ? 1 : ()) {
     for my $path ('/wide', '/wide/off') {
         my %pay = (path => $path, key => 'k' . ++$n, body => 'eur=1');
         my $c = $t->connect_http2(tls => $tls, together => 1, rcvbuf => 4096);
+        my $unstored = $t->counter('unstored');
         my $stream = $c->request(method => 'POST', %pay);
 
+        $t->wait_until('counters.unstored' => $unstored + 1);
         wait_for('all is full', sub { $c->full });
         $stream->cancel;
 

@@ -33,7 +33,7 @@ my $t = Test::Idempotency->new(<<'END', http2 => 1, tls => 1, workers => 1,
     idempotency_concurrent  wait=30s;
     access_log              access.log leaving;
 END
-    zone => 'zone=payments:16m', http => <<'END',
+    zone => 'zone=payments:16m', listen => 'sndbuf=64k', http => <<'END',
     log_format leaving '$idempotency_key $idempotency_status $status '
                        '"$idempotency_client_gone"';
 END
@@ -56,13 +56,16 @@ sub pay { return (method => 'POST', path => '/', key => 'k' . ++$n,
                   body => 'eur=1', @_) }
 
 
-# What a gateway answers: the body of the request says when it is to wait.
+# What a gateway answers: the body of the request says when it is to wait, or
+# that the answer is to be too large to keep.
 
 sub answer {
     my ($request) = @_;
 
-    return { status => 201, body => "answer $request->{n} " x 1000,
-             hold => $request->{body} };
+    my ($n, $body) = @$request{qw(n body)};
+
+    return { status => 201, body => 'x' x (2 << 20) } if $body eq 'large';
+    return { status => 201, body => "answer $n " x 1000, hold => $body };
 }
 
 
@@ -347,6 +350,39 @@ for my $path ('/', '/off/') {
 }
 
 
+# All streams of a connection leave at once.
+
+for my $tls (@tls) {
+    for my $how (qw(close reset goaway)) {
+        my %pay = map { $_ => { pay() } } qw(far one two);
+        my $far = $t->start_post($pay{far}->%*);
+        my $c = client(2, $tls);
+        my @streams = map { $c->request($pay{$_}->%*) } qw(one two);
+
+        $backend->wait_for_request(3);
+        push @streams, map { $c->request($pay{$_}->%*) } qw(far one two);
+        my $twin = $t->start_post($pay{one}->%*);
+        $t->wait_until(waiting => 4);
+
+        $c->answered;
+        $c->$how;
+        $t->wait_until(waiting => 1, running => 3);
+
+        for (qw(far one two)) {
+            my $held = held($pay{$_}{key});
+
+            ok($backend->holds($held), "$how of all: $_ goes on");
+            $backend->answer(201, "to $_", to => $held);
+        }
+
+        is_answer($far, 201, 'to far', "$how of all: another connection");
+        is_replay($twin, 201, 'to one', "$how of all: who waits elsewhere");
+        is_replay($t->post($pay{two}->%*), 201, 'to two',
+                  "$how of all: who comes back");
+    }
+}
+
+
 sub held {
     my ($key) = @_;
 
@@ -422,6 +458,35 @@ for my $path (map { ("/$_/", $_ eq 'grpc' ? () : "/$_/off/") } @protocols) {
                "$path, $when: $name: the log knows");
         });
     }
+
+    # an answer that is not kept: buffers are full
+
+    each_way(sub {
+        my ($http, $tls, $how, $name) = @_;
+
+        return if $how !~ /^(reset|cancel)$/;
+
+        my %request = pay(path => $path, body => 'large');
+        my $client = client($http, $tls);
+        my $unstored = $t->counter('unstored');
+        my $stream = $client->request(%request);
+
+        $t->wait_until('counters.unstored' => $unstored + 1);
+        wait_for('all is full', sub { $client->full });
+        $stream->$how;
+
+        # what is on its way to a stream has to arrive
+
+        wait_for('the connection is empty', sub {
+            $client->take;
+            $t->file('access.log') =~ /^$request{key} /m;
+        });
+
+        is(logged($request{key}), 'first 201 "1"', "$path, large: $name: ends");
+        is_problem($t->post(%request), 409, 'response-not-stored',
+                   "$path, large: $name: was carried out");
+        $asked{$protocol}++;
+    });
 }
 
 done_testing;

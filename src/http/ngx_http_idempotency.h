@@ -221,6 +221,7 @@ typedef struct {
  *   ncut      states of upstreams until then: who had answered before, had not
  *             answered whole
  *   override  what whoever gave the status says in X-Accel-Idempotency
+ *   lent      buffers of a streaming response that the client has not taken
  *
  *   changed   a redirect has changed the method
  *   recursive where it was seen first, error pages are followed by others
@@ -261,6 +262,7 @@ typedef struct {
     ngx_http_upstream_t              *cut;
     ngx_uint_t                        ncut;
     ngx_idem_override_t               override;
+    ngx_chain_t                      *lent;
     ngx_http_idempotency_response_t   response;
 
     unsigned                          changed:1;

@@ -38,6 +38,10 @@ static void ngx_http_idempotency_pass_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete);
 static ngx_int_t ngx_http_idempotency_stream(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+static ngx_int_t ngx_http_idempotency_lend(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in);
+static void ngx_http_idempotency_returned(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_uint_t ngx_http_idempotency_queued(ngx_http_request_t *r);
 static void ngx_http_idempotency_drop(ngx_chain_t *cl);
 
@@ -681,7 +685,8 @@ ngx_http_idempotency_pass_end(ngx_http_request_t *r,
 
 /*
  * A response on its way to a client that may leave: the upstream is not to
- * feel it.  Nobody reads what is left then.
+ * feel it.  Nobody reads what is left then; when the upstream is through, the
+ * request ends as nginx would end it.
  */
 
 static ngx_int_t
@@ -694,7 +699,7 @@ ngx_http_idempotency_stream(ngx_http_request_t *r,
 
     if (!ctx->dropped) {
 
-        rc = ngx_http_next_body_filter(r, in);
+        rc = ngx_http_idempotency_lend(r, ctx, in);
 
         if (rc != NGX_ERROR) {
             return rc;
@@ -704,20 +709,56 @@ ngx_http_idempotency_stream(ngx_http_request_t *r,
     }
 
     ngx_http_idempotency_drop(in);
-    ngx_http_idempotency_drop(r->out);
-
-    r->out = NULL;
-    r->connection->buffered &= ~NGX_HTTP_WRITE_BUFFERED;
 
     if (!ngx_http_idempotency_queued(r)) {
-        ngx_http_idempotency_drop(r->upstream->busy_bufs);
+        ngx_http_idempotency_drop(ctx->lent);
+    }
 
-        if (r->upstream->pipe) {
-            ngx_http_idempotency_drop(r->upstream->pipe->busy);
-        }
+    ngx_http_idempotency_returned(r, ctx);
+
+    if (ctx->state == NGX_HTTP_IDEMPOTENCY_SETTLED
+        && r->upstream->cleanup == NULL)
+    {
+        return NGX_ERROR;
     }
 
     return NGX_OK;
+}
+
+
+/* Passes buffers on and remembers those that do not come back at once. */
+
+static ngx_int_t
+ngx_http_idempotency_lend(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_chain_t *in)
+{
+    ngx_int_t  rc;
+
+    if (ngx_chain_add_copy(r->pool, &ctx->lent, in) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    rc = ngx_http_next_body_filter(r, in);
+
+    ngx_http_idempotency_returned(r, ctx);
+
+    return rc;
+}
+
+
+/* What was taken is no longer ours: behind us its owner fills it anew. */
+
+static void
+ngx_http_idempotency_returned(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_chain_t  *cl;
+
+    while (ctx->lent && ngx_buf_size(ctx->lent->buf) == 0) {
+        cl = ctx->lent;
+        ctx->lent = cl->next;
+        ngx_free_chain(r->pool, cl);
+    }
 }
 
 
@@ -742,7 +783,7 @@ ngx_http_idempotency_queued(ngx_http_request_t *r)
 }
 
 
-/* The upstream waits for the buffers that it has lent. */
+/* The upstream waits for its buffers. */
 
 static void
 ngx_http_idempotency_drop(ngx_chain_t *cl)

@@ -167,6 +167,8 @@ ngx_http_idempotency_drop_rest(ngx_http_idempotency_ctx_t *ctx)
 #endif
 
     ngx_http_idempotency_client_gone(ctx);
+
+    ctx->request->connection->error = 1;
     ctx->dropped = 1;
 }
 
@@ -218,7 +220,6 @@ ngx_http_idempotency_write_event(ngx_http_request_t *r)
     if (wev->timedout) {
         wev->timedout = 0;
         r->connection->timedout = 1;
-        r->connection->error = 1;
         ngx_http_idempotency_drop_rest(ctx);
     }
 
