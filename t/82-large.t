@@ -102,6 +102,36 @@ for my $tls (0, $t->can_tls ? 1 : ()) {
 
 is($backend->requests, $n, 'each of them once');
 
+# A refusal that is too large: the claim is released when all has been said,
+# whoever hears it.
+
+for my $tls (0, $t->can_tls ? 1 : ()) {
+    for my $path ('/', '/off', '/file') {
+        for ([ 1, 'reset' ], [ 1, 'stall' ], [ 2, 'cancel' ], [ 2, 'stall' ]) {
+            my ($http, $leave) = @$_;
+            my $name = join ', ', $path, "HTTP/$http", $tls ? 'TLS' : (),
+                "$leave: a refusal";
+            my %pay = (path => $path, key => 'k' . ++$n, body => 'eur=1');
+            my $released = $t->counter('released');
+            my $client = $http == 1 ? $t->connect(undef, tls => $tls)
+                                    : $t->connect_http2(tls => $tls);
+
+            $backend->on($path, 503, $large);
+            my $request = $client->request(method => 'POST', %pay);
+            $t->wait_until(running => 1);
+            wait_for('all is full', sub { $client->full });
+            $request->$leave if $leave ne 'stall';
+            push @stalled, $request;
+
+            ok(eval { $t->wait_until('counters.released' => $released + 1) },
+               "$name releases the claim");
+            $backend->on($path, 201, 'receipt');
+            is_answer($t->post(%pay), 201, 'receipt', "$name is tried again");
+            $backend->on($path, 200, $large);
+        }
+    }
+}
+
 # Another stream of that connection is not hurt by what is thrown away.
 
 for my $tls (0, $t->can_tls ? 1 : ()) {

@@ -408,6 +408,13 @@ ngx_uint_t ngx_http_idempotency_is_whole(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
 /*
+ * The upstream has given all of an answer that passes: its claim ends, though
+ * the client may not have read it yet.
+ */
+void ngx_http_idempotency_all_said(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/*
  * The answer of the upstream broke off: what was taken of it is dropped.
  * Returns the status to finalize the request with.
  */

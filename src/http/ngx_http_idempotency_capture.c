@@ -26,6 +26,7 @@ static void ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_end(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
+static ngx_uint_t ngx_http_idempotency_is_ended(ngx_http_upstream_t *u);
 static ngx_int_t ngx_http_idempotency_finish(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_send(ngx_http_request_t *r,
@@ -528,18 +529,26 @@ ngx_uint_t
 ngx_http_idempotency_is_whole(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
-    ngx_str_t            *module;
     ngx_http_upstream_t  *u;
+
+    u = r->upstream;
 
     if (ctx->response.announced > (off_t) ctx->response.size) {
         return 0;
     }
 
-    u = r->upstream;
-
     if (u == NULL || u == ctx->cut || !u->header_sent) {
         return 1;
     }
+
+    return ngx_http_idempotency_is_ended(u);
+}
+
+
+static ngx_uint_t
+ngx_http_idempotency_is_ended(ngx_http_upstream_t *u)
+{
+    ngx_str_t  *module;
 
     module = &u->conf->module;
 
@@ -663,6 +672,26 @@ ngx_http_idempotency_pass_body(ngx_http_request_t *r,
     if (ngx_http_idempotency_is_cut(r, ctx, in)) {
         ngx_http_idempotency_pass_end(r, ctx, 0);
     }
+}
+
+
+/* What was not passed on yet lies in a file, before a client that is slow. */
+
+void
+ngx_http_idempotency_all_said(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    size_t                size;
+    ngx_http_upstream_t  *u;
+
+    u = r->upstream;
+
+    if (r->buffered && u->state) {
+        size = (size_t) u->state->response_length;
+        ctx->response.size = ngx_max(ctx->response.size, size);
+    }
+
+    ngx_http_idempotency_pass_end(r, ctx, ngx_http_idempotency_is_ended(u));
 }
 
 

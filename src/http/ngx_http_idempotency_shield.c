@@ -233,9 +233,9 @@ ngx_http_idempotency_write_event(ngx_http_request_t *r)
 
 
 /*
- * An upstream module that gives up in the middle of a body, as on a broken
- * chunk, has the request terminated without a word.  Nothing of the answer
- * was sent yet, so the client can be told before that.
+ * The upstream is through.  A module that gives up in the middle of a body, as
+ * on a broken chunk, has the request terminated without a word.  Nothing of
+ * the answer was sent yet, so the client can be told before that.
  */
 
 static void
@@ -246,6 +246,10 @@ ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc)
     ctx = ngx_http_idempotency_ctx(r);
 
     ctx->finalize(r, rc);
+
+    if (rc == NGX_OK && ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING) {
+        ngx_http_idempotency_all_said(r, ctx);
+    }
 
     if (rc == NGX_ERROR
         && r->upstream->header_sent
