@@ -87,7 +87,10 @@ sub _of_run {
 
     my @wrong = !$e ? 'of no execution' : (
         (grep { ($r->{$_} // '') ne ($e->{$_} // '') }
-            qw(place scope key sent status)),
+            qw(place scope key sent)),
+        $r->{status} != $e->{status}
+            && !($r->{status} == 200 && _checked($e, $r)) ? 'status' : (),
+        $r->{says} ? 'X-Accel-Idempotency' : (),
         $e->{sha} ne $r->{sha} ? 'body' : (),
         ($r->{etag} // '') ne "\"$e->{n}\"" ? 'ETag' : (),
         $e->{status} != 204 && ($r->{type} // '') ne 'text/plain' ? 'type'
@@ -98,6 +101,15 @@ sub _of_run {
         if @wrong;
 
     return !@wrong;
+}
+
+
+# Whether the upstream had said by then that it was carried out.
+
+sub _checked {
+    my ($e, $r) = @_;
+
+    return defined $e->{checked} && $e->{checked} <= $r->{t2};
 }
 
 
@@ -116,8 +128,7 @@ sub _own {
     $self->_say('answers', $r, 'got the answer of another as its own')
         if !$own || $own->{n} != $r->{run};
     $self->_say('answers', $r, 'got a part as a whole')
-        if $own && $own->{kind} =~ /^(close|abort|half|garbage|cut|badchunk
-                                     |broken|mute)$/x;
+        if $own && $own->{broken};
 
     return;
 }
@@ -137,7 +148,7 @@ sub _page {
     return if $hasty;
 
     $self->_say('reasons', $r, 'got a page in place of a whole answer')
-        if $own && ($own->{fate} ne 'unknown' || $own->{kind} eq 'gateway');
+        if $own && !($own->{broken} && $own->{fate} eq 'unknown');
     $self->_say('reasons', $r, 'was not carried out, for no reason')
         if !$own && $r->{upstream} !~ /^(dead|reset|kept)$/;
 
@@ -158,7 +169,7 @@ sub _replay {
     $self->_say('answers', $r, 'got a replay of itself')
         if $e->{request} eq $r->{id};
     $self->_say('answers', $r, 'got a replay of what is not kept')
-        if $e->{fate} ne 'done';
+        if $e->{fate} ne 'done' && !_checked($e, $r);
     $self->_say('steady', $r, 'got a replay of what was over')
         if grep { $_->{fence} > $e->{fence} && $_->{t} < $r->{t0} }
            @{ $id->{runs} };
@@ -185,7 +196,10 @@ sub _too_late {
               $facts->freezes;
 
     my $since = $e->{last} // $e->{t};
-    $since = $r->{t0} if $since < $r->{t0};
+
+    for ($r->{t0}, $e->{checked} // ()) {
+        $since = $_ if $since < $_;
+    }
 
     $self->_say('stuck', $r, 'waited for what was there')
         if $r->{told} eq 'waited' && $r->{got} > $since + GRACE;
@@ -328,11 +342,13 @@ sub _known_run {
     my $sure = !$facts->place($e)->{lease};
     my %fact = (run => $e, sent => $e->{sent});
 
-    if ($e->{fate} eq 'done') {
+    if ($e->{fate} eq 'done' || defined $e->{checked}) {
         my $small = $facts->zone_of($e)->{small};
 
-        return { %fact, state => 'done', until => $facts->lives_until($e, 'done'),
-                 from => $sure && !$small ? $e->{known} : $e->{replayed} };
+        return { %fact, state => 'done',
+                 from => $sure && !$small && $e->{fate} eq 'done'
+                     ? $e->{known} : $e->{replayed},
+                 until => $facts->lives_until($e, 'done') };
     }
 
     # its first byte says so, unless that is one of a page of nginx's
@@ -354,7 +370,7 @@ sub _known_unknown {
     my $place = $self->{facts}->place($id);
     my (%first, @known);
 
-    return if $place->{retry};
+    return if $place->{retry} || $place->{check};
 
     for my $r (@{ $id->{requests} }) {
         my $first = $first{ $r->{sent} } //= $r->{t0};

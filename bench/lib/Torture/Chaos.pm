@@ -5,10 +5,9 @@ package Torture::Chaos;
 #
 #   dead    a worker was sent a signal that ends it: t, pid, signal
 #   freeze  it was stopped: t, until, pid
-#   reload  t, point
-#
-# In a build with NGX_IDEM_POINTS workers also kill themselves, at named
-# places of the source; the error log has these deaths.
+#   reload  t
+#   point   t, name: the next worker that comes by that point of the module
+#           dies there, in a build with NGX_IDEM_POINTS; the error log tells
 
 use strict;
 use warnings;
@@ -56,7 +55,7 @@ sub run_until {
     }
 
     $self->_thaw(now() + 60);
-    $self->_disarm;
+    unlink glob $self->{nginx}->dir . '/points/*';
 
     return;
 }
@@ -95,8 +94,7 @@ sub _old {
 
     my @old = $self->{nginx}->old_workers;
 
-    return @old ? $self->_end(KILL => _pick($event, @old))
-                : $self->_reload($event);
+    return @old ? $self->_end(KILL => _pick($event, @old)) : $self->_reload;
 }
 
 
@@ -148,55 +146,24 @@ sub _thaw {
 
 
 sub _reload {
-    my ($self, $event) = @_;
+    my ($self) = @_;
 
-    $self->_disarm || $self->_hup('none');
+    $self->{log}->write('reload', t => now());
+    $self->{count}{reloads}++;
 
-    return;
+    return kill 'HUP', $self->{nginx}{pid};
 }
 
-
-# A worker dies that comes by a place: one that can remove a file there, or
-# those of the next generation, the n-th time.  How it is told depends on the
-# build.
 
 sub _point {
     my ($self, $event) = @_;
 
     my $point = _pick($event, @{ $self->{points} });
-    my $nginx = $self->{nginx};
 
-    $nginx->write_file("points/$point", '');
-    $nginx->change(main => join "\n",
-                   map { "env $_;" } "NGX_IDEM_POINTS_DIR=$nginx->{dir}/points",
-                   "NGX_IDEM_POINT=$point", "NGX_IDEM_POINT_NTH=$event->{nth}");
-    $self->_hup($point);
+    $self->{log}->write('point', t => now(), name => $point);
+    $self->{nginx}->write_file("points/$point", '');
 
     return;
-}
-
-
-sub _disarm {
-    my ($self) = @_;
-
-    my $nginx = $self->{nginx};
-
-    unlink glob $nginx->dir . '/points/*';
-    return if !$nginx->{main};
-
-    $nginx->change(main => '');
-
-    return $self->_hup('none');
-}
-
-
-sub _hup {
-    my ($self, $point) = @_;
-
-    $self->{log}->write('reload', t => now(), point => $point);
-    $self->{count}{reloads}++;
-
-    return kill 'HUP', $self->{nginx}{pid};
 }
 
 

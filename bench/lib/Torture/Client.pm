@@ -252,7 +252,7 @@ sub _answer {
 
     my %fields = (told => 'X-Told', worker => 'X-Worker', run => 'X-Execution',
                   mark => 'Idempotent-Replayed', type => 'Content-Type',
-                  etag => 'ETag');
+                  etag => 'ETag', says => 'X-Accel-Idempotency');
     my ($original) = $m->body =~ /"original_status": ?(\d+)/;
 
     return (
@@ -293,12 +293,23 @@ sub _probe {
 
     splice @ops, PROBES if @ops > PROBES;
 
+    # what is to be gone soon comes first
+
+    @ops = sort { _brief($b) <=> _brief($a) } @ops;
+
     $self->{probing} = \@ops;
     $self->{probers} = 0;
 
     $self->_next_probe for 1 .. AT_A_TIME;
 
     return;
+}
+
+
+sub _brief {
+    my ($op) = @_;
+
+    return $ZONES{ $PLACES{ $op->{place} }{zone} }{brief} // 0;
 }
 
 

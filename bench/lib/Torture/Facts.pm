@@ -83,6 +83,9 @@ sub _take {
         @{ $self->{runs}{ $event->{n} } }{qw(end how last)}
             = @$event{qw(t how last)};
 
+    } elsif ($what eq 'check') {
+        push @{ $self->{checks}{ _name($event) } }, $event;
+
     } elsif ($what eq 'dead') {
         my $death = $self->{dead}{ $event->{pid} } ||= {
             pid => $event->{pid}, from => $event->{t} };
@@ -148,6 +151,12 @@ sub _join {
     }
 
     $self->_known($_) for @{ $self->{order} };
+
+    for my $check (map { @$_ } values %{ $self->{checks} || {} }) {
+        my $e = $self->run($check->{n}) or next;
+        $e->{checked} = $check->{t}
+            if !defined $e->{checked} || $e->{checked} > $check->{t};
+    }
 
     return;
 }
@@ -216,6 +225,10 @@ sub outcomes {
     my $r = $self->request($e->{request});
     my @unknown = ($self->_killed($e), $self->_lease_ended($e),
                    $may{unknown} // ());
+
+    # the upstream was asked, and has said that it was carried out
+
+    $may{done} //= $e->{checked} if defined $e->{checked};
 
     push @unknown, $r ? $r->{t0} : 0
         if $place->{hasty} || ($e->{how} // '') ne 'planned';
@@ -304,6 +317,9 @@ sub may_be_over {
     return 1 if $place->{retry} && defined $may->{unknown}
                 && $may->{unknown} <= $t;
 
+    return 1 if $place->{check} && defined $may->{unknown}
+                && $self->_denied($e, $may->{unknown}, $t);
+
     for (qw(done unstored unknown)) {
         my $end = $self->lives_until($e, $_) // next;
         return 1 if $end <= $t;
@@ -315,15 +331,29 @@ sub may_be_over {
 }
 
 
-# Whether a request may have held a claim; and until when at most.
+# Whether the upstream has said in between that nothing was carried out.
+
+sub _denied {
+    my ($self, $e, $from, $to) = @_;
+
+    return grep { $_->{says} eq 'absent' && $_->{t} >= $from && $_->{t} <= $to }
+        @{ $self->{checks}{ _name($e) } || [] };
+}
+
+
+# Whether a request may have held a claim, if only to ask what has become of
+# another; and until when at most.
 
 sub may_have_owned {
     my ($self, $r) = @_;
 
+    my $told = $r->{told} // '';
+
     return 1 if $r->{own};
     return 0 if !defined $r->{t1};
-    return 1 if $r->{end} ne 'answer';
-    return ($r->{told} // '') eq 'first';
+    return 1 if $r->{end} ne 'answer' || $told eq 'first';
+    return $self->place($r)->{check}
+        && $told =~ /^(replayed|waited|outcome-unknown)$/;
 }
 
 

@@ -32,6 +32,7 @@ our %ZONES = (
 #   valid    seconds that a finished record lives
 #   unknown  seconds that an unknown one lives
 #   retry    an unknown one is run again
+#   check    the upstream is asked about it
 #   wait     seconds that a duplicate waits; without it, it does not
 #   lease    seconds, where a lease may end
 #   hasty    the upstream may be given up before it has answered
@@ -46,13 +47,14 @@ our %PLACES = (
     kept  => { weight => 8, zone => 'large', up => 'kept',
                conf => 'proxy_http_version 1.1;' },
     retry => { weight => 10, zone => 'large', wait => 12, retry => 1 },
+    check => { weight => 10, zone => 'large', wait => 12, check => 1 },
     hasty => { weight => 6, zone => 'large', hasty => 1,
                conf => 'proxy_read_timeout 300ms;' },
-    short => { weight => 8, zone => 'brief', valid => 2, unknown => 2 },
-    lease => { weight => 5, zone => 'lease', lease => 1, valid => 6,
-               unknown => 6 },
-    relet => { weight => 5, zone => 'lease', lease => 1, valid => 6,
-               unknown => 6, wait => 12,
+    short => { weight => 8, zone => 'brief', valid => 1, unknown => 1 },
+    lease => { weight => 5, zone => 'lease', lease => 1, valid => 4,
+               unknown => 4 },
+    relet => { weight => 5, zone => 'lease', lease => 1, valid => 4,
+               unknown => 4, wait => 12,
                retry => 1 },
     tight => { weight => 6, zone => 'tight', valid => 2, unknown => 2 },
     evict => { weight => 6, zone => 'evict' },
@@ -99,7 +101,9 @@ END
     add_header                 X-Worker    \$pid                 always;
     add_header                 X-Told      \$idempotency_status  always;
 END
-        locations => join('', map { _location($_) } sort keys %PLACES),
+        locations => join('', "location /known/ { internal; "
+                              . "proxy_pass http://live; }\n",
+                          map { _location($_) } sort keys %PLACES),
     );
 }
 
@@ -119,7 +123,8 @@ sub _location {
     my $place = $PLACES{$name};
     my $lease = $place->{lease} || 60;
     my $wait = $place->{wait} ? "wait=$place->{wait}s" : 'reject';
-    my $unknown = $place->{retry} ? 'retry' : 'refuse';
+    my $unknown = $place->{retry} ? 'retry'
+                : $place->{check} ? 'check=/known/' : 'refuse';
 
     return <<"END";
     location /$name/ {

@@ -16,7 +16,7 @@ use Torture::Log;
 use Torture::Places;
 
 use constant {
-    PATIENCE => 30,         # seconds
+    PATIENCE => 20,         # seconds
     HEADERS  => 400,        # at most so many bytes of a record are no body
     BLOCK    => 128,
 };
@@ -55,15 +55,15 @@ sub look {
         $self->_until("zone $name has live leases or waiters", sub {
             my $z = $self->_zone($name);
             return !$z->{waiting} && !$z->{records}{running};
-        });
-
-        $self->_until("zone $name is not empty, though all is over", sub {
-            my $z = $self->_zone($name);
-            return $z->{free} == $z->{blocks};
-        }) if $ZONES{$name}{brief};
-
-        $self->_blocks($name);
+        }) && $self->_blocks($name);
     }
+
+    $self->_until('a zone is not empty, though all is over', sub {
+        my $zones = $self->_status;
+        return !grep { $ZONES{$_}{brief}
+                       && $zones->{$_}{free} != $zones->{$_}{blocks} }
+            keys %ZONES;
+    });
 
     $self->{zones} = $self->_status;
 
@@ -74,7 +74,7 @@ sub look {
 }
 
 
-sub _say { push @{ $_[0]{wrong} }, $_[1]; return }
+sub _say { push @{ $_[0]{wrong} }, $_[1]; return 0 }
 
 
 sub _try {
@@ -92,12 +92,12 @@ sub _until {
 
     my $end = now() + PATIENCE;
 
-    while (now() < $end) {
-        return if $self->_try($what, $code);
+    while (now() < $end && !$self->wrong) {
+        return 1 if $self->_try($what, $code);
         sleep 0.1;
     }
 
-    return $self->_say($what);
+    return $self->wrong ? 0 : $self->_say($what);
 }
 
 

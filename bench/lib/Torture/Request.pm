@@ -60,7 +60,8 @@ sub _connect {
     $self->{socket} = $socket;
 
     connect $socket, pack_sockaddr_in($self->{port}, inet_aton('127.0.0.1'))
-        or $!{EINPROGRESS} or return $self->_in(0, sub { $self->_end('none') });
+        or $!{EINPROGRESS}
+        or return $self->_in(0, sub { $self->_end('none') });
 
     $self->{loop}->watch($socket, write => sub {
         return $self->_end('none')

@@ -88,8 +88,12 @@ sub _start {
 
     $self->{dead} = $dead;              # bound, so that nobody listens there
     $self->{offset} = time - now();
+
+    # the module may have points, or not
+
+    $ENV{IDEMPOTENCY_POINTS} = Test::Idempotency::Nginx::module_file() // '';
     $self->{nginx} = Test::Idempotency::Nginx->new(
-        Torture::Places->options(%ports));
+        points => 1, Torture::Places->options(%ports));
 
     $self->_fork(sub {
         Torture::Upstream->new(schedule => $self->{schedule}, live => $live,

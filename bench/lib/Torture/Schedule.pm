@@ -171,7 +171,9 @@ sub calm {
 #   framing  length, chunks, close
 #   pauses   milliseconds after each piece of the answer but the last
 #   cut      the part of the body that is sent, if not all is
+#   broken   there is no whole answer
 #   stream   X-Accel-Buffering: no
+#   says     X-Accel-Idempotency
 #   idle     milliseconds that a connection is kept afterwards
 
 my %faults = (
@@ -179,6 +181,7 @@ my %faults = (
     whole     => 50,    # a status that is stored
     refuse    => 12,    # a status of "not carried out"
     gateway   => 3,     # an own 502 or 504
+    says      => 5,     # that the status is not what counts
     close     => 4,     # no answer, the connection is closed
     abort     => 3,     # no answer, it is reset
     half      => 2,     # a part of the header
@@ -243,9 +246,15 @@ sub _harm {
     return @$plan{qw(status fate)} = ($random->pick(502, 504), 'unknown')
         if $kind eq 'gateway';
 
+    return @$plan{qw(status says fate)} = @{ $random->pick(
+        [ 200, 'release', 'released' ], [ 503, 'store', 'done' ],
+        [ 201, 'unknown', 'unknown' ], [ 502, 'store', 'done' ]) }
+        if $kind eq 'says';
+
     return _pass($plan, $random) if $kind =~ /^(large|stream)$/;
 
-    @$plan{qw(status fate)} = ($kind eq 'mute' ? 504 : 502, 'unknown');
+    @$plan{qw(status fate broken)} = ($kind eq 'mute' ? 504 : 502,
+                                      'unknown', 1);
     @$plan{qw(framing cut)} = ($random->pick('length', 'chunks'),
                                $random->below(990) / 1000)
         if $kind =~ /^(cut|broken|badchunk)$/;
@@ -275,9 +284,26 @@ sub _pass {
     return if $random->chance(0.85);
 
     $plan->{cut} = $random->between(900, 990) / 1000;
+    $plan->{broken} = 1;
     $plan->{fate} = 'unknown' if $plan->{fate} eq 'released';
 
     return;
+}
+
+
+# What the upstream says when it is asked for the k-th time what has become of
+# a request: done, absent, or it does not know.
+
+sub check {
+    my ($self, $scope, $key, $k) = @_;
+
+    my $random = $self->_stream('check', $scope, $key, $k);
+
+    return {
+        says  => $random->weighted(done => 45, absent => 30, 'no idea' => 25),
+        how   => $random->weighted(error => 2, close => 1, half => 1),
+        delay => _time($random, 50 => [ 0, 0 ], 50 => [ 1, 200 ]),
+    };
 }
 
 
@@ -296,7 +322,6 @@ sub chaos {
                                   freeze => 8, reload => 20, point => 8),
         which => $random->below(1000),
         ms    => $random->between(1200, 2200),
-        nth   => _time($random, 50 => [ 1, 20 ], 50 => [ 20, 200 ]),
     };
 }
 

@@ -10,6 +10,8 @@ package Torture::Upstream;
 #   first the first byte of its answer is sent now: n, t
 #   end   n, t, last (when its last bytes began to be sent), and how:
 #         as planned, or gone: nginx has closed the connection before
+#   check it was asked what became of a request: n of its last execution if it
+#         was carried out, t, says
 #   part  a request that did not arrive whole: t, worker
 #   stall the process was not able to do anything for so long: t, s
 
@@ -156,13 +158,15 @@ sub _next {
 
     $self->{loop}->cancel(delete $c->{timer});
 
+    return $self->_check($c, $m) if $m->method eq 'GET';
+
     my $e = $c->{run} = $self->_execution($m);
     my $plan = $e->{plan};
 
     $self->{log}->write('run', t => now(),
         (map { $_ => $e->{$_} } qw(n request scope key place method sent worker
                                  fence k)),
-        (map { $_ => $plan->{$_} } qw(kind status fate framing cut)),
+        (map { $_ => $plan->{$_} } qw(kind status fate framing cut broken)),
         size => length $e->{body}, sha => sha1_hex($e->{body}));
 
     $self->_in($c, $plan->{delay}, sub { $self->_begin($c) });
@@ -207,7 +211,7 @@ sub _execution {
     $e{keep} = $m->version eq 'HTTP/1.1' ? 1 : 0;
     $e{body} = _body(\%e);
 
-    return \%e;
+    return $self->{latest}{"@identity"} = \%e;
 }
 
 
@@ -231,6 +235,69 @@ sub _body {
     return $more <= 0 ? $mark
                       : $mark . substr $mark x (1 + $more / length $mark), 0,
                                        $more;
+}
+
+
+# What has become of the last execution: its answer, as far as there was one;
+# or that it was none; or something that says neither.
+
+sub _check {
+    my ($self, $c, $m) = @_;
+
+    my ($scope, $key) = map { ($m->header($_) // '') =~ s/^"|"$//gr }
+        qw(X-Scope Idempotency-Key);
+    my $plan = $self->{schedule}->check($scope, $key,
+                                        $self->{checks}{"$scope $key"}++);
+    my $e = $self->{latest}{"check $scope $key"};
+    my $says = _honest($e, $plan->{says});
+
+    $self->{log}->write('check', t => now(), place => 'check',
+                        scope => $scope, key => $key, says => $says,
+                        n => $says eq 'done' ? $e->{n} : undef);
+
+    $self->_in($c, $plan->{delay}, sub {
+        $c->{out} = _report($e, $says, $plan->{how});
+        $c->{pieces} = [];
+        $c->{closes} = 1;
+        $self->_write($c);
+    });
+
+    return;
+}
+
+
+# What never came was not carried out, and what was refused neither; what still
+# runs may be yet.  What was not carried out once, never was.
+
+sub _honest {
+    my ($e, $says) = @_;
+
+    return 'absent' if !$e;
+    return 'no idea' if !$e->{over} || length $e->{body} > 60_000;
+
+    $says = 'absent' if $e->{plan}{fate} eq 'released';
+    $says = 'no idea' if $says eq 'done' && $e->{denied};
+
+    $e->{denied} = 1 if $says eq 'absent';
+
+    return $says;
+}
+
+
+sub _report {
+    my ($e, $says, $how) = @_;
+
+    return "HTTP/1.1 404 Never\r\nContent-Length: 0\r\n\r\n"
+        if $says eq 'absent';
+
+    if ($says eq 'done') {
+        my $plan = { status => 200, framing => 'length' };
+        return _head({ %$e, plan => $plan }) . $e->{body};
+    }
+
+    return $how eq 'error' ? "HTTP/1.1 500 Sorry\r\nContent-Length: 0\r\n\r\n"
+         : $how eq 'half'  ? "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"
+                           : '';
 }
 
 
@@ -292,6 +359,7 @@ sub _head {
         "X-Execution: $e->{n}", "ETag: \"$e->{n}\"",
         "Content-Type: text/plain", "Set-Cookie: execution=$e->{n}",
         $plan->{stream} ? 'X-Accel-Buffering: no' : (),
+        $plan->{says} ? "X-Accel-Idempotency: $plan->{says}" : (),
         $framing eq 'length' ? 'Content-Length: ' . length $e->{body} : (),
         $framing eq 'chunks' ? 'Transfer-Encoding: chunked' : (),
         $e->{keep} && $framing ne 'close' ? () : 'Connection: close',
@@ -315,6 +383,7 @@ sub _piece {
 
     $c->{out} = shift @{ $c->{pieces} };
 
+    return $self->_close($c, 'close') if $c->{closes};
     return $self->_finish($c) if !defined $c->{out};
 
     $c->{run}{last} = now();
@@ -352,14 +421,12 @@ sub _finish {
 
     my $e = $c->{run};
     my $plan = $e->{plan};
-    my $whole = $plan->{kind} =~ /^(whole|late|refuse|gateway|large|stream)$/
-        && !defined $plan->{cut};
 
-    $e->{last} = now() if _ends_by_closing($plan, $whole);
+    $e->{last} = now() if _ends_by_closing($plan);
 
     $self->_end($c, 'planned');
 
-    if ($whole && $e->{keep} && $plan->{framing} ne 'close') {
+    if (!$plan->{broken} && $e->{keep} && $plan->{framing} ne 'close') {
         return $self->_in($c, $plan->{idle}, sub {
             $self->_close($c, 'close');
         });
@@ -373,10 +440,10 @@ sub _finish {
 # Whether nginx can know the end of it only when the connection is closed.
 
 sub _ends_by_closing {
-    my ($plan, $whole) = @_;
+    my ($plan) = @_;
 
-    return $plan->{framing} eq 'close' && $plan->{status} != 204 if $whole;
-    return $plan->{kind} !~ /^(garbage|badchunk)$/;
+    return $plan->{kind} !~ /^(garbage|badchunk)$/ if $plan->{broken};
+    return $plan->{framing} eq 'close' && $plan->{status} != 204;
 }
 
 
@@ -384,6 +451,8 @@ sub _end {
     my ($self, $c, $how) = @_;
 
     my $e = delete $c->{run} or return;
+
+    $e->{over} = 1;
 
     $self->{loop}->cancel(delete $c->{timer});
     $self->{log}->write('end', n => $e->{n}, t => now(), how => $how,
