@@ -21,6 +21,7 @@ MAKEFLAGS += --no-print-directory $(if $(filter 0,$(MAKELEVEL)),-j$(JOBS))
 MODULE = build/ngx_http_idempotency_module.so
 TREE = build/tree-$(notdir $(abspath $(NGINX_SRC)))
 SOURCE = build/nginx-source
+FAIL = build/fail_malloc.so
 NGINX = $(shell PATH=$$PATH:/usr/sbin; command -v nginx)
 
 WARNINGS = -Wshadow -Wstrict-prototypes -Wmissing-prototypes                  \
@@ -65,7 +66,7 @@ IDEMPOTENCY_MODULE=$(abspath $(1)) IDEMPOTENCY_NGINX=$(abspath $(2))      \
 endef
 
 
-all: $(MODULE)  ## build the module for the installed nginx (or NGINX_SRC=dir)
+all: $(MODULE) $(FAIL)  ## build the module for the installed nginx (or NGINX_SRC=dir)
 
 $(TREE)/src/core/nginx.h: FORCE
 	@if [ ! -f $(NGINX_SRC)/src/core/nginx.h ]; then .ci/install; fi
@@ -167,7 +168,7 @@ $(TESTS): $(PROGRAMS)/%: t/unit/%.c $(OBJECTS)/floors.a Makefile              \
 
 ASAN = build/asan
 
-asan: $(ASAN)/objs/nginx  ## run all tests again with sanitizers
+asan: $(ASAN)/objs/nginx $(FAIL)  ## run all tests again with sanitizers
 	@$(MAKE) unit-programs PROGRAMS=build/asan-unit EXTRA="$(SANITIZE)"
 	IDEMPOTENCY_POINTS=$(abspath $(ASAN)/objs/$(notdir $(MODULE)))        \
 	ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0                    \
@@ -203,6 +204,13 @@ static: $(STATIC)/objs/Makefile FORCE  ## build and try nginx with the module in
 $(STATIC)/objs/Makefile: config Makefile $(SOURCE)/src/core/nginx.h
 	@mkdir -p build; rm -rf $(STATIC); cp -r $(SOURCE) $(STATIC)
 	$(call configure,$(STATIC),$(FULL_FLAGS),--add-module=$(CURDIR))
+
+
+# What t/72-no-memory.t loads into nginx.
+
+$(FAIL): t/fail/fail_malloc.c Makefile
+	@mkdir -p $(@D)
+	@$(CC) $(UNIT_FLAGS) -MF $@.d -shared -fPIC $< -ldl -o $@
 
 
 # Fuzz targets: a program each t/fuzz/fuzz_*.c.  "make fuzz" replays the corpus

@@ -29,6 +29,7 @@ package Test::Idempotency;
 #   points      1: with the module that dies where $t->arm says
 #   log         level of the error log; 'info'
 #   daemon      1: nginx is nobody's child, and can be upgraded
+#   env         { name => value } of nginx
 #
 # Environment: IDEMPOTENCY_NGINX, IDEMPOTENCY_MODULE (empty: it is built in),
 # IDEMPOTENCY_POINTS, with points; IDEMPOTENCY_MODULES, a directory;

@@ -322,6 +322,8 @@ sub module_file {
 sub _redirect {
     my ($self) = @_;
 
+    %ENV = (%ENV, %{ $self->{env} || {} });
+
     for (qw(ASAN_OPTIONS UBSAN_OPTIONS)) {
         $ENV{$_} = join ':', $ENV{$_} || (), "log_path=$self->{dir}/sanitizer";
     }
