@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#include <openssl/err.h>
+
 #include "core/ngx_idem_identity.h"
 
 
@@ -70,6 +72,10 @@ ngx_idem_digest_final(ngx_idem_digest_t *dg, uint8_t *out)
     ngx_idem_digest_flush(dg);
 
     if (dg->failed || EVP_DigestFinal_ex(dg->md, out, NULL) != 1) {
+
+        /* whoever uses libcrypto next would take them for its own */
+
+        ERR_clear_error();
         return -1;
     }
 

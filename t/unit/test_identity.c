@@ -10,6 +10,8 @@
  */
 
 
+#include <openssl/err.h>
+
 #include "core/ngx_idem_identity.h"
 #include "tap.h"
 
@@ -383,6 +385,7 @@ test_failures(const EVP_MD *type)
     ngx_idem_digest_part(&dg, lists[0].parts[0]);
     tap_ok(ngx_idem_digest_final(&dg, out) == -1,
            "a start that failed is told at the end");
+    tap_is(ERR_peek_error(), 0, "and leaves no error to others");
 
     ngx_idem_digest_start(&dg, md, type);
     ngx_idem_digest_list(&dg, 1);
