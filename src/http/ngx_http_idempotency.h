@@ -176,6 +176,10 @@ typedef struct {
     ngx_flag_t                           dry_run;
     ngx_uint_t                           on_error;
 
+    /* of this process: a request was seen to have an upstream here */
+
+    unsigned                             proxies:1;
+
     unsigned                             careless:1;  /* it was said */
 } ngx_http_idempotency_loc_conf_t;
 
@@ -228,6 +232,7 @@ typedef struct {
  *   fed       the body is hashed as it comes
  *   last_try  the wait is over
  *   handled   a content handler ran
+ *   unasked   it is one that asks upstreams, and had no memory to begin
  *   streaming the response goes on to its end without the client
  *   dropped   what is left of it is read and thrown away
  */
@@ -271,6 +276,7 @@ typedef struct {
     unsigned                          waited:1;
     unsigned                          last_try:1;
     unsigned                          handled:1;
+    unsigned                          unasked:1;
     unsigned                          streaming:1;
     unsigned                          dropped:1;
     unsigned                          gone:1;

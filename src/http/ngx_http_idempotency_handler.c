@@ -98,7 +98,7 @@ ngx_http_idempotency_again(ngx_http_request_t *r,
     }
 
     if (ctx->method && r->method != ctx->method
-        && !ctx->changed && r->upstream)
+        && !ctx->changed && (r->upstream || ctx->unasked))
     {
         ctx->changed = 1;
         ctx->counted = r->upstream_states ? r->upstream_states->nelts : 0;
@@ -634,11 +634,13 @@ ngx_http_idempotency_wrap(ngx_http_request_t *r,
 static ngx_int_t
 ngx_http_idempotency_content_handler(ngx_http_request_t *r)
 {
-    ngx_int_t                    rc;
-    ngx_http_upstream_t         *old;
-    ngx_http_idempotency_ctx_t  *ctx;
+    ngx_int_t                         rc;
+    ngx_http_upstream_t              *old;
+    ngx_http_idempotency_ctx_t       *ctx;
+    ngx_http_idempotency_loc_conf_t  *ilcf;
 
     ctx = ngx_http_idempotency_ctx(r);
+    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module);
     old = r->upstream;
 
     r->content_handler = ctx->handler;
@@ -646,7 +648,14 @@ ngx_http_idempotency_content_handler(ngx_http_request_t *r)
 
     rc = r->content_handler(r);
 
-    if (rc == NGX_DONE && r->upstream != old) {
+    if (r->upstream == old) {
+        ctx->unasked = ilcf->proxies;
+        return rc;
+    }
+
+    ilcf->proxies = 1;
+
+    if (rc == NGX_DONE) {
         ngx_http_idempotency_shield(r, ctx);
     }
 

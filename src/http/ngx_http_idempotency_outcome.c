@@ -89,7 +89,8 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
     u = r->upstream;
 
     if (u == NULL) {
-        ev->sent = ctx->handled;
+        ev->asked = ctx->unasked;
+        ev->sent = ctx->handled && !ctx->unasked;
         return;
     }
 
