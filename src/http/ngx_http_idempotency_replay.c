@@ -31,7 +31,7 @@ static ngx_int_t ngx_http_idempotency_restore_trailer(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_int_t ngx_http_idempotency_mark(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
-static ngx_int_t ngx_http_idempotency_send_body(ngx_http_request_t *r,
+static ngx_buf_t *ngx_http_idempotency_body_buf(ngx_http_request_t *r,
     ngx_idem_span_t *body);
 
 
@@ -80,6 +80,8 @@ ngx_int_t
 ngx_http_idempotency_replay_handler(ngx_http_request_t *r)
 {
     ngx_int_t                    rc;
+    ngx_buf_t                   *b;
+    ngx_chain_t                  out;
     ngx_idem_span_t              bytes;
     ngx_idem_record_t            rec;
     ngx_http_idempotency_ctx_t  *ctx;
@@ -88,12 +90,21 @@ ngx_http_idempotency_replay_handler(ngx_http_request_t *r)
 
     bytes = ngx_http_idempotency_span(&ctx->op.stored);
 
-    if (ngx_idem_record_open(&rec, bytes) != NGX_IDEM_RECORD_OK
-        || ngx_http_idempotency_restore(r, ctx, &rec) != NGX_OK)
-    {
+    rc = (ngx_idem_record_open(&rec, bytes) == NGX_IDEM_RECORD_OK)
+             ? ngx_http_idempotency_restore(r, ctx, &rec) : NGX_DECLINED;
+
+    if (rc == NGX_DECLINED) {
         ngx_log_error(NGX_LOG_ALERT, r->connection->log, 0,
                       "idempotency record of %uz bytes cannot be replayed",
                       ctx->op.stored.len);
+    }
+
+    /* once the header is sent, there cannot be another answer */
+
+    b = (rc == NGX_OK) ? ngx_http_idempotency_body_buf(r, &rec.body) : NULL;
+
+    if (b == NULL) {
+        ngx_http_clean_header(r);
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -107,14 +118,20 @@ ngx_http_idempotency_replay_handler(ngx_http_request_t *r)
         return rc;
     }
 
-    return ngx_http_idempotency_send_body(r, &rec.body);
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_output_filter(r, &out);
 }
 
+
+/* NGX_DECLINED: these bytes are not a record.  NGX_ERROR: no memory. */
 
 static ngx_int_t
 ngx_http_idempotency_restore(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_idem_record_t *rec)
 {
+    ngx_int_t                 rc;
     ngx_idem_field_t          f;
     ngx_idem_record_answer_e  answer;
 
@@ -128,10 +145,11 @@ ngx_http_idempotency_restore(ngx_http_request_t *r,
             break;
         }
 
-        if (answer == NGX_IDEM_RECORD_CORRUPT
-            || ngx_http_idempotency_restore_field(r, &f) != NGX_OK)
-        {
-            return NGX_ERROR;
+        rc = (answer == NGX_IDEM_RECORD_CORRUPT)
+                 ? NGX_DECLINED : ngx_http_idempotency_restore_field(r, &f);
+
+        if (rc != NGX_OK) {
+            return rc;
         }
     }
 
@@ -181,7 +199,7 @@ ngx_http_idempotency_restore_field(ngx_http_request_t *r, ngx_idem_field_t *f)
         return NGX_OK;
     }
 
-    return NGX_ERROR;
+    return NGX_DECLINED;
 }
 
 
@@ -243,7 +261,8 @@ ngx_http_idempotency_restore_length(ngx_http_request_t *r, ngx_str_t *value)
 {
     r->headers_out.content_length_n = ngx_atoof(value->data, value->len);
 
-    return (r->headers_out.content_length_n == NGX_ERROR) ? NGX_ERROR : NGX_OK;
+    return (r->headers_out.content_length_n == NGX_ERROR) ? NGX_DECLINED
+                                                          : NGX_OK;
 }
 
 
@@ -334,15 +353,14 @@ ngx_http_idempotency_mark(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
-ngx_http_idempotency_send_body(ngx_http_request_t *r, ngx_idem_span_t *body)
+static ngx_buf_t *
+ngx_http_idempotency_body_buf(ngx_http_request_t *r, ngx_idem_span_t *body)
 {
-    ngx_buf_t    *b;
-    ngx_chain_t   out;
+    ngx_buf_t  *b;
 
     b = ngx_calloc_buf(r->pool);
     if (b == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return NULL;
     }
 
     if (body->len) {
@@ -354,8 +372,5 @@ ngx_http_idempotency_send_body(ngx_http_request_t *r, ngx_idem_span_t *body)
     b->last_buf = 1;
     b->last_in_chain = 1;
 
-    out.buf = b;
-    out.next = NULL;
-
-    return ngx_http_output_filter(r, &out);
+    return b;
 }
