@@ -153,6 +153,7 @@ ngx_http_idempotency_reject(ngx_http_request_t *r,
         || ngx_http_idempotency_set_instance(r, ctx) != NGX_OK
         || ngx_http_idempotency_common_headers(r, ctx, pr) != NGX_OK)
     {
+        ngx_http_clean_header(r);
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -166,6 +167,13 @@ ngx_http_idempotency_reject(ngx_http_request_t *r,
     }
 
     rc = ngx_http_idempotency_send_problem(r, ctx, pr);
+
+    if (rc == NGX_HTTP_INTERNAL_SERVER_ERROR) {
+
+        /* another answer than that of which the header speaks */
+
+        ngx_http_clean_header(r);
+    }
 
     ngx_http_finalize_request(r, rc);
 
