@@ -11,6 +11,8 @@ static void ngx_http_idempotency_stay(ngx_http_request_t *r);
 static void ngx_http_idempotency_read_event(ngx_http_request_t *r);
 static void ngx_http_idempotency_write_event(ngx_http_request_t *r);
 static void ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc);
+static ngx_uint_t ngx_http_idempotency_gave_up(ngx_http_request_t *r,
+    ngx_int_t rc);
 
 
 /*
@@ -251,6 +253,12 @@ ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc)
         ngx_http_idempotency_all_said(r, ctx);
     }
 
+    if (ctx->state == NGX_HTTP_IDEMPOTENCY_OWNED
+        && ngx_http_idempotency_gave_up(r, rc))
+    {
+        (void) ngx_http_idempotency_cut(r, ctx);
+    }
+
     if (rc == NGX_ERROR
         && r->upstream->header_sent
         && ctx->state == NGX_HTTP_IDEMPOTENCY_CAPTURING
@@ -264,4 +272,24 @@ ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc)
         (void) ngx_http_special_response_handler(r,
                                             ngx_http_idempotency_cut(r, ctx));
     }
+}
+
+
+/*
+ * The header of an answer has come, and nginx failed between that and its body.
+ * A status of the upstream's own is intercepted for an error_page.
+ */
+
+static ngx_uint_t
+ngx_http_idempotency_gave_up(ngx_http_request_t *r, ngx_int_t rc)
+{
+    ngx_http_upstream_t  *u;
+
+    u = r->upstream;
+
+    return !u->header_sent
+           && u->state
+           && u->state->header_time != (ngx_msec_t) -1
+           && (rc == NGX_ERROR || rc >= NGX_HTTP_INTERNAL_SERVER_ERROR)
+           && rc != (ngx_int_t) u->headers_in.status_n;
 }
