@@ -73,7 +73,10 @@ ngx_http_idempotency_ask(ngx_http_request_t *r,
                             NGX_HTTP_SUBREQUEST_WAITED)
         != NGX_OK)
     {
-        return NGX_ERROR;
+        /* it may stand before us in the connection, and no answer passes it */
+
+        ngx_http_finalize_request(r, NGX_ERROR);
+        return NGX_DONE;
     }
 
     sr->request_body = body;
