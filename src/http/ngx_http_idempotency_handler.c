@@ -649,7 +649,9 @@ ngx_http_idempotency_content_handler(ngx_http_request_t *r)
     rc = r->content_handler(r);
 
     if (r->upstream == old) {
-        ctx->unasked = ilcf->proxies;
+        ctx->unasked = ilcf->proxies
+                       && (rc == NGX_ERROR
+                           || rc == NGX_HTTP_INTERNAL_SERVER_ERROR);
         return rc;
     }
 
