@@ -149,12 +149,13 @@ sub accept {
 }
 
 
-# How many requests have come; the last of them; how many connections of held
-# requests the other side has given up.
+# How many requests have come; the last of them; those that are held; how many
+# connections of held requests the other side has given up.
 
 sub requests { return scalar @{ $_[0]->_sync->{seen} } }
 sub last     { return $_[0]->_sync->{seen}[-1] }
 sub all      { return @{ $_[0]->_sync->{seen} } }
+sub held     { return @{ $_[0]->_sync->{held} } }
 sub gone     { return $_[0]->_sync->{gone} }
 
 
