@@ -118,7 +118,6 @@ for my $tls (0, $t->can_tls ? 1 : ()) {
 
             $backend->on($path, 503, $large);
             my $request = $client->request(method => 'POST', %pay);
-            $t->wait_until(running => 1);
             wait_for('all is full', sub { $client->full });
             $request->$leave if $leave ne 'stall';
             push @stalled, $request;
