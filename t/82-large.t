@@ -7,14 +7,24 @@
 use lib 't/lib';
 use Test::Idempotency;
 
-my $t = Test::Idempotency->new(<<'EOT', http2 => 1, tls => 1, workers => 1,
+my $large = random(4_000_000);      # gzip makes nothing of it
+my $t = site('500ms');
+my $backend = $t->backend;
+my $n = 0;
+
+
+sub site {
+    my ($send_timeout) = @_;
+
+    my $t = Test::Idempotency->new(<<"EOT", http2 => 1, tls => 1,
     idempotency                payments;
     idempotency_max_response   10k;
     proxy_max_temp_file_size   0;
-    send_timeout               500ms;
+    send_timeout               $send_timeout;
     access_log                 access.log leaving;
 EOT
-    listen => 'sndbuf=8k', http => <<'END', locations => <<'EOL');
+        workers => 1, listen => 'sndbuf=8k',
+        http => <<'END', locations => <<'EOL');
     log_format leaving '$idempotency_key $idempotency_status $status '
                        '"$idempotency_client_gone"';
 END
@@ -48,12 +58,10 @@ END
     }
 EOL
 
-my $backend = $t->backend;
-my $large = random(4_000_000);      # gzip makes nothing of it
-my $n = 0;
+    $t->backend->auto(200, $large);
 
-$backend->on($_, 200, $large) for '/', '/off', '/file', '/gzip', '/wide',
-    '/wide/off';
+    return $t;
+}
 
 
 sub random {
@@ -118,7 +126,7 @@ for my $tls (0, $t->can_tls ? 1 : ()) {
 
             $backend->on($path, 503, $large);
             my $request = $client->request(method => 'POST', %pay);
-            wait_for('all is full', sub { $client->full });
+            wait_for('all is full', sub { $t->zone; $client->full });
             $request->$leave if $leave ne 'stall';
             push @stalled, $request;
 
@@ -133,6 +141,9 @@ for my $tls (0, $t->can_tls ? 1 : ()) {
 
 # Another stream of that connection is not hurt by what is thrown away.
 
+$t = site('60s');
+$backend = $t->backend;
+
 for my $tls (0, $t->can_tls ? 1 : ()) {
     for my $path ('/', '/off', '/file') {
         my $name = join ', ', $path, $tls ? 'TLS' : (), 'another stream';
@@ -144,8 +155,9 @@ for my $tls (0, $t->can_tls ? 1 : ()) {
         my $stream = $c->request(%$first);
 
         $t->wait_until('counters.unstored' => $unstored + 1);
-        wait_for('all is full', sub { $c->full });
+        wait_for('all is full', sub { $t->zone; $c->full });
         $stream->cancel;
+        $t->zone;                       # seen, while all is full
         $backend->on($path, 201, 'receipt');
         is_answer($c->request(%$other), 201, 'receipt', "$name: gets its own");
         is_replay($c->request(%$other), 201, 'receipt', "$name: is of use");
@@ -167,8 +179,9 @@ for my $tls (0, $t->can_tls ? 1 : ()) {
         my $stream = $c->request(method => 'POST', %pay);
 
         $t->wait_until('counters.unstored' => $unstored + 1);
-        wait_for('all is full', sub { $c->full });
+        wait_for('all is full', sub { $t->zone; $c->full });
         $stream->cancel;
+        $t->zone;
 
         ok(eval { wait_for('', sub {
             $c->take;

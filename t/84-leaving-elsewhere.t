@@ -472,7 +472,7 @@ for my $path (map { ("/$_/", $_ eq 'grpc' ? () : "/$_/off/") } @protocols) {
         my $stream = $client->request(%request);
 
         $t->wait_until('counters.unstored' => $unstored + 1);
-        wait_for('all is full', sub { $client->full });
+        wait_for('all is full', sub { $t->zone; $client->full });
         $stream->$how;
 
         # what is on its way to a stream has to arrive

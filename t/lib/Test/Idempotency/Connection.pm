@@ -224,19 +224,21 @@ sub take {
 }
 
 
-# Whether nothing more has come to a client that does not read since it was
-# asked the last time.
+# Whether nothing more comes to a client that does not read: to be asked again
+# and again, as often as it takes to be sure.
 
 sub full {
     my ($self) = @_;
 
-    my $before = $self->{unread} // 0;
     my $bytes = pack 'i', 0;
 
     ioctl $self->{socket}, FIONREAD, $bytes or die "FIONREAD: $!\n";
-    $self->{unread} = unpack 'i', $bytes;
+    my $unread = unpack 'i', $bytes;
 
-    return $self->{unread} && $self->{unread} == $before;
+    $self->{same} = $unread == ($self->{unread} // 0) ? $self->{same} + 1 : 0;
+    $self->{unread} = $unread;
+
+    return $unread && $self->{same} >= 5;
 }
 
 
