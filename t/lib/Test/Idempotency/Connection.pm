@@ -235,10 +235,11 @@ sub full {
     ioctl $self->{socket}, FIONREAD, $bytes or die "FIONREAD: $!\n";
     my $unread = unpack 'i', $bytes;
 
-    $self->{same} = $unread == ($self->{unread} // 0) ? $self->{same} + 1 : 0;
+    $self->{same} = 0 if $unread != ($self->{unread} // -1);
+    $self->{same}++;
     $self->{unread} = $unread;
 
-    return $unread && $self->{same} >= 5;
+    return $unread && $self->{same} > 5;
 }
 
 
