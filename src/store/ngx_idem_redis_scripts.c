@@ -1,0 +1,131 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+/* Made by .ci/embed-lua: change src/store/lua/ and run that. */
+
+
+#include "store/ngx_idem_redis_scripts.h"
+
+
+ngx_idem_redis_script_t  ngx_idem_redis_scripts[NGX_IDEM_REDIS_SCRIPTS] = {
+
+    { "claim",
+    "-- Who may carry the request out: see store/ngx_idem_redis_scripts.h.\n"
+    "local key, owner, fp, lease, life, unknown, wait = KEYS[1], unpack(ARGV)\n"
+    "local v, t = redis.call('GETRANGE', key, '0', '88'), redis.call('TIME')\n"
+    "local us, told, form = t[1] * 1000000 + t[2], '0', '>c3c16c32ddHBc1'\n"
+    "local now, fence, seen = math.floor(us / 1000), us, ''\n"
+    "if v ~= '' then\n"
+    "    local s, o, f, n, l, c, y, w = struct.unpack(form, v)\n"
+    "    assert(('I1r I1d I1u I1k'):find(s, 1, true), 'not a record')\n"
+    "    local left = redis.call('PTTL', key)\n"
+    "    local age, runs = math.max(l - left, 0), s == 'I1r' and left > l\n"
+    "    if f ~= fp then return { 'M' } end\n"
+    "    if s == 'I1d' then v = redis.call('GETRANGE', key, '71', '-1')\n"
+    "        return { 'D', c, age, left, n, y, v }\n"
+    "    elseif s == 'I1u' then return { 'S', c, age, left, n, y }\n"
+    "    elseif runs and o ~= owner then\n"
+    "        if wait > w then redis.call('SETRANGE', key, '70', wait) end\n"
+    "        return { 'B', left - l }\n"
+    "    elseif runs then                    -- sent again: as before\n"
+    "        fence, life, told, seen = n, l, w, v:sub(72)\n"
+    "    elseif unknown == '0' then return { 'U', age }\n"
+    "    else fence, told = math.max(n + 1, us), w end\n"
+    "    if unknown == '2' and not runs then     -- lives no longer for it\n"
+    "        life, seen = left, struct.pack('>ddH', now + left - l, l, c)\n"
+    "    end\n"
+    "end\n"
+    "v = struct.pack(form, 'I1r', owner, fp, fence, life, 0, 0, told)\n"
+    "redis.call('SET', key, v .. seen, 'PX', lease + life)\n"
+    "if seen == '' then return { 'O', fence } end\n"
+    "local born, was, status = struct.unpack('>ddH', seen)\n"
+    "return { 'C', fence, math.max(now - born, 0), status, born, was }\n",
+      1594, "817d09ef40ad858ef429d5400f3e50a3573f3f48" },
+
+    { "renew",
+    "-- Prolongs the lease of owner: see store/ngx_idem_redis_scripts.h.\n"
+    "\n"
+    "local key, owner, lease = KEYS[1], unpack(ARGV)\n"
+    "local v = redis.call('GET', key)\n"
+    "if not v or v:sub(1, 19) ~= 'I1r' .. owner then return { 'L' } end\n"
+    "\n"
+    "local life = struct.unpack('>d', v, 60)\n"
+    "if redis.call('PTTL', key) <= life then return { 'L' } end\n"
+    "\n"
+    "redis.call('PEXPIRE', key, lease + life)\n"
+    "return { 'O' }\n",
+      374, "9345a31fe34c8ac0a75b0648259efd14d156c0ef" },
+
+    { "complete",
+    "-- Ends the claim of owner: see store/ngx_idem_redis_scripts.h.\n"
+    "\n"
+    "local key, owner, state, life, status, dry, record, ends, channel =\n"
+    "    KEYS[1], unpack(ARGV)\n"
+    "local verdict = state == 'd' and 'D' or state == 'u' and 'S' or 'U'\n"
+    "local v = redis.call('GET', key)\n"
+    "if not v or v:sub(4, 19) ~= owner then return { 'L' } end\n"
+    "\n"
+    "local s = v:sub(1, 3)\n"
+    "if s == 'I1' .. state then return { verdict } end       -- sent again\n"
+    "if s ~= 'I1r' then return { 'L' } end\n"
+    "local l, c, y, told = struct.unpack('>dHBc1', v, 60)\n"
+    "if redis.call('PTTL', key) <= l then return { 'L' } end\n"
+    "\n"
+    "v = 'I1' .. state .. v:sub(4, 59)\n"
+    "    .. struct.pack('>dHBc1', life, status, dry, '0') .. record\n"
+    "\n"
+    "if ends ~= '' then              -- put back: ends as it would have ended\n"
+    "    redis.call('SET', key, v)\n"
+    "    redis.call('PEXPIREAT', key, ends)\n"
+    "elseif life == '0' then\n"
+    "    redis.call('DEL', key)\n"
+    "else\n"
+    "    redis.call('SET', key, v, 'PX', life)\n"
+    "end\n"
+    "if told == '1' then redis.call('PUBLISH', channel, verdict) end\n"
+    "return { verdict }\n",
+      984, "9050cf39f75d8d722e773ffa96e9457884384731" },
+
+    { "release",
+    "-- Forgets the claim of owner: see store/ngx_idem_redis_scripts.h.\n"
+    "\n"
+    "local key, owner, channel = KEYS[1], unpack(ARGV)\n"
+    "local v = redis.call('GET', key)\n"
+    "if not v or v:sub(1, 19) ~= 'I1r' .. owner then return { 'L' } end\n"
+    "\n"
+    "local life, _, _, told = struct.unpack('>dHBc1', v, 60)\n"
+    "if redis.call('PTTL', key) <= life then return { 'L' } end\n"
+    "\n"
+    "redis.call('DEL', key)\n"
+    "if told == '1' then redis.call('PUBLISH', channel, 'A') end\n"
+    "return { 'A' }\n",
+      433, "6c9081a0ab00de4f95bed289e4d625509a941fcc" },
+
+    { "load",
+    "-- Shows a record: see store/ngx_idem_redis_scripts.h.\n"
+    "\n"
+    "local key, whole, record, size = KEYS[1], ARGV[1], '', 0\n"
+    "local v = redis.call('GETRANGE', key, '0', '70')\n"
+    "if v == '' then return { 'A' } end\n"
+    "\n"
+    "local s, o, fp, fence, life, status, dry, told =\n"
+    "    struct.unpack('>c3c16c32ddHBc1', v)\n"
+    "assert(('I1r I1d I1u I1k'):find(s, 1, true), 'not a record')\n"
+    "\n"
+    "local left = redis.call('PTTL', key)\n"
+    "local age, verdict = math.max(life - left, 0), s == 'I1u' and 'S' or 'U'\n"
+    "if s == 'I1r' and left > life then\n"
+    "    verdict, left = 'B', left - life\n"
+    "elseif s == 'I1d' then\n"
+    "    verdict, size = 'D', redis.call('STRLEN', key) - 71\n"
+    "end\n"
+    "\n"
+    "if verdict == 'D' and whole == '1' then\n"
+    "    record = redis.call('GETRANGE', key, '71', '-1')\n"
+    "end\n"
+    "return { verdict, status, age, left, fence, dry, life, tonumber(told),\n"
+    "         size, fp, record }\n",
+      811, "2b5eefafd5981d66f5d5e25725c88a5ac3494c9f" }
+};
