@@ -150,6 +150,11 @@ $(STORE_OBJS): $(OBJECTS)/%.o: src/%.c Makefile | $(TREE)/objs/Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(UNIT_FLAGS) $(UNIT_INCS) -c $< -o $@
 
+# hiredis, if the module was configured with it
+
+HIREDIS = $(shell grep -qs 'define NGX_HAVE_HIREDIS' $(TREE)/objs/ngx_auto_config.h \
+	    && echo -l:libhiredis.a)
+
 $(OBJECTS)/floors.a: $(CORE_OBJS) $(STORE_OBJS)
 	@rm -f $@
 	@$(AR) rcs $@ $^
@@ -158,7 +163,7 @@ $(TESTS): $(PROGRAMS)/%: t/unit/%.c $(OBJECTS)/floors.a Makefile              \
 		| $(TREE)/objs/Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(UNIT_FLAGS) $(UNIT_INCS) -MF $(OBJECTS)/$*.d $<              \
-	    $(OBJECTS)/floors.a -lcrypto -lpthread -o $@
+	    $(OBJECTS)/floors.a $(HIREDIS) -lcrypto -lpthread -o $@
 
 -include $(wildcard $(OBJECTS)/*.d $(OBJECTS)/*/*.d)
 
@@ -216,14 +221,24 @@ $(FAIL): t/fail/fail_malloc.c Makefile
 # Fuzz targets: a program each t/fuzz/fuzz_*.c.  "make fuzz" replays the corpus
 # and made-up inputs, "make fuzz-key" runs libFuzzer for FUZZ_SECONDS.
 
-FUZZERS = $(patsubst t/fuzz/fuzz_%.c,%,$(wildcard t/fuzz/fuzz_*.c))
+FUZZERS = $(filter-out $(if $(wildcard /usr/include/hiredis),,redis_reply),   \
+	$(patsubst t/fuzz/fuzz_%.c,%,$(wildcard t/fuzz/fuzz_*.c)))
 
 fuzz: $(FUZZERS:%=replay-%)  ## replay the fuzz corpus (fuzz-NAME: libFuzzer)
 
 build/fuzz/%: t/fuzz/fuzz_%.c $(wildcard src/core/*.[ch] t/fuzz/*.h) Makefile
 	@mkdir -p $(@D)
-	@$(CC) $(UNIT_FLAGS) $(SANITIZE) -MF $@.d -I src -I t/fuzz $<         \
-	    src/core/*.c -lcrypto -o $@
+	@$(CC) $(UNIT_FLAGS) $(SANITIZE) -MF $@.d -I src -I t/fuzz $(MORE) $< \
+	    src/core/*.c -lcrypto $(LIBS) -o $@
+
+# one of them is for what stands between hiredis and the store
+
+WIRE = src/store/ngx_idem_redis_wire.c
+
+build/fuzz/redis_reply: $(WIRE) $(WIRE:.c=.h) | $(TREE)/objs/Makefile
+build/fuzz/redis_reply fuzz-redis_reply: MORE = $(UNIT_INCS)      \
+	-DNGX_HAVE_HIREDIS=1 $(WIRE)
+build/fuzz/redis_reply fuzz-redis_reply: LIBS = -l:libhiredis.a
 
 $(FUZZERS:%=replay-%): replay-%: build/fuzz/%
 	@$< t/fuzz/corpus/$*/*
@@ -233,8 +248,8 @@ $(FUZZERS:%=replay-%): replay-%: build/fuzz/%
 $(FUZZERS:%=fuzz-%): fuzz-%:
 	@mkdir -p build/fuzz/found-$*
 	clang -g -O1 -fsanitize=fuzzer,address,undefined -DNGX_IDEM_LIBFUZZER \
-	    -I src -I t/fuzz t/fuzz/fuzz_$*.c src/core/*.c -lcrypto           \
-	    -o build/fuzz/libfuzzer-$*
+	    -I src -I t/fuzz $(MORE) t/fuzz/fuzz_$*.c src/core/*.c            \
+	    -lcrypto $(LIBS) -o build/fuzz/libfuzzer-$*
 	build/fuzz/libfuzzer-$* -max_total_time=$(FUZZ_SECONDS)               \
 	    build/fuzz/found-$* t/fuzz/corpus/$*
 
@@ -242,6 +257,7 @@ $(FUZZERS:%=fuzz-%): fuzz-%:
 lint: FORCE  ## check style and floors
 	@.ci/lint
 	@.ci/layers
+	@.ci/embed-lua check
 
 exports: all  ## check the names that the module exports
 	@.ci/exports $(MODULE)

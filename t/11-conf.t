@@ -30,7 +30,9 @@ my @zones = (
     [ 'zone=a:1m full=',                    qr/invalid .*"full="/           ],
     [ 'zone=a:1m full=evict full=refuse',   qr/repeated .*"full=refuse"/    ],
     [ 'zone=a:1m color=blue',               qr/invalid .*"color=blue"/      ],
-    [ 'zone=a:1m redis=main',               qr/does not know "redis="/      ],
+    [ 'zone=a:1m redis=',                   qr/invalid.*"redis="/           ],
+    [ 'zone=a:1m redis=x redis=y',          qr/invalid or repeated/         ],
+    [ 'zone=a:1m redis=x full=evict',       qr/no "full=" with "redis="/    ],
 );
 
 for (@zones) {
@@ -158,8 +160,9 @@ my @misuses = (
     [ 'idempotency_documentation /a#b;',    qr{invalid URI "/a#b"}          ],
 
     [ 'idempotency_dry_run maybe;',         qr/invalid value "maybe"/       ],
-    [ 'idempotency_on_error local;',        qr/"local" needs .*"redis="/    ],
-    [ 'idempotency_on_error ignore;',       qr/takes "refuse" or "pass"/    ],
+    [ "idempotency payments;\nidempotency_on_error local;",
+                                            qr/local" needs "redis="/       ],
+    [ 'idempotency_on_error ignore;',       qr/"refuse", "local" or "pass"/ ],
 );
 
 for (@misuses) {

@@ -32,7 +32,7 @@ subtest 'directives' => sub {
               [ directives_in_order() ], 'in the order of the source');
 
     for my $name (sort keys %told) {
-        like($told{$name}, qr/^\| Syntax: \| \*\*$name\*\*.*; \|$/m,
+        like($told{$name}, qr/^\| Syntax: \| \*\*$name\*\*.*[;}] \|$/m,
              "$name has its syntax");
         like($told{$name}, qr/^\| Default: \| (?:—|$name \S.*;) \|$/m,
              "$name has its default");

@@ -10,7 +10,9 @@
  *   -----------------------------------------------------------------------
  *   SEEN       idempotency applies to the location      READING ALOOF REJECTED
  *   READING    the request body is on its way           READY ALOOF
- *   READY      body and fingerprint are there           OWNED WAITING
+ *   READY      body and fingerprint are there           CLAIMING CLAIMED
+ *   CLAIMING   the store has been asked                 CLAIMED
+ *   CLAIMED    it has answered                          OWNED WAITING
  *                                                       CHECKING REPLAYING
  *                                                       REJECTED ALOOF
  *   WAITING    parked behind a running claim            READY
@@ -19,6 +21,9 @@
  *   OWNED      the claim is ours, no answer has begun   CAPTURING PASSING
  *                                                       SETTLED
  *   CAPTURING  an answer is taken and withheld          OWNED PASSING SETTLED
+ *                                                       COMMITTING
+ *   COMMITTING it is whole, the store is told           COMMITTED
+ *   COMMITTED  the store has answered                   SETTLED
  *   PASSING    the claim is ours, the answer passes     SETTLED
  *   SETTLED    the claim has ended, the answer passes;  REPLAYING REJECTED
  *              or it was for a check, which has ended
@@ -26,8 +31,9 @@
  *   REJECTED   an answer of our own goes out            -
  *   ALOOF      hands off                                -
  *
- * WAITING, CHECKING, OWNED, CAPTURING and PASSING hold something of the
- * store's; the request's cleanup gives it back, however the request ends.
+ * CLAIMING, WAITING, CHECKING, OWNED, CAPTURING, COMMITTING and PASSING hold
+ * something of the store's; the request's cleanup gives it back, however the
+ * request ends.
  */
 
 
@@ -53,10 +59,14 @@ typedef enum {
     NGX_HTTP_IDEMPOTENCY_SEEN = 0,
     NGX_HTTP_IDEMPOTENCY_READING,
     NGX_HTTP_IDEMPOTENCY_READY,
+    NGX_HTTP_IDEMPOTENCY_CLAIMING,
+    NGX_HTTP_IDEMPOTENCY_CLAIMED,
     NGX_HTTP_IDEMPOTENCY_WAITING,
     NGX_HTTP_IDEMPOTENCY_CHECKING,
     NGX_HTTP_IDEMPOTENCY_OWNED,
     NGX_HTTP_IDEMPOTENCY_CAPTURING,
+    NGX_HTTP_IDEMPOTENCY_COMMITTING,
+    NGX_HTTP_IDEMPOTENCY_COMMITTED,
     NGX_HTTP_IDEMPOTENCY_PASSING,
     NGX_HTTP_IDEMPOTENCY_SETTLED,
     NGX_HTTP_IDEMPOTENCY_REPLAYING,
@@ -67,6 +77,7 @@ typedef enum {
 
 typedef enum {
     NGX_HTTP_IDEMPOTENCY_ON_ERROR_REFUSE = 0,
+    NGX_HTTP_IDEMPOTENCY_ON_ERROR_LOCAL,
     NGX_HTTP_IDEMPOTENCY_ON_ERROR_PASS
 } ngx_http_idempotency_on_error_e;
 
@@ -121,6 +132,7 @@ typedef struct {
 
 typedef struct {
     ngx_array_t                         stores;   /* ngx_idem_store_t * */
+    ngx_array_t                         redis;    /* blocks, by name */
     ngx_idem_worker_t                  *worker;
     ngx_queue_t                         requests; /* that asked for a claim */
 
@@ -182,6 +194,14 @@ typedef struct {
 
     unsigned                             careless:1;  /* it was said */
 } ngx_http_idempotency_loc_conf_t;
+
+
+/*
+ * In r->buffered, whose other bits are those of SSI, sub_filter, the copy
+ * filter and the image filter, which has its own only when ours is gone.
+ */
+
+#define NGX_HTTP_IDEMPOTENCY_BUFFERED  0x08
 
 
 /* As u->finalize_request. */
@@ -446,13 +466,20 @@ void ngx_http_idempotency_evidence(ngx_http_request_t *r,
 ngx_idem_fate_e ngx_http_idempotency_fate(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_uint_t complete, uint32_t *ttl_s);
 
-/* Completes or releases; the state is SETTLED then. */
-void ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
+/*
+ * Completes or releases.  NGX_OK: the state is SETTLED, whether the store took
+ * it or not.  NGX_AGAIN: the state is COMMITTING, and COMMITTED when the store
+ * has answered.
+ */
+ngx_int_t ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
     ngx_idem_fate_e fate, uint32_t ttl_s);
 
-/* Completes without a body: unstored. */
-void ngx_http_idempotency_settle_unstored(ngx_http_idempotency_ctx_t *ctx,
-    uint32_t ttl_s);
+/* The same without waiting for an answer: the state is SETTLED. */
+void ngx_http_idempotency_settle_now(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_fate_e fate, uint32_t ttl_s);
+
+/* The store has answered what settle() has begun. */
+void ngx_http_idempotency_committed(ngx_http_idempotency_ctx_t *ctx);
 
 /* Keeps the claim while the request runs. */
 void ngx_http_idempotency_renew_start(ngx_http_idempotency_ctx_t *ctx);
@@ -544,6 +571,20 @@ ngx_int_t ngx_http_idempotency_add_part(ngx_conf_t *cf, ngx_array_t *parts,
     ngx_str_t *value);
 
 
+/* ngx_http_idempotency_redis.c: the directive and what it declares */
+
+char *ngx_http_idempotency_redis(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* A store on the Redis of that name, which may be declared later. */
+ngx_idem_store_t *ngx_http_idempotency_redis_store(ngx_conf_t *cf,
+    ngx_idem_store_t *near, ngx_str_t *name);
+
+/* All has been read: what was used must be there. */
+char *ngx_http_idempotency_redis_end(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf);
+
+
 /* ngx_http_idempotency_vars.c, _status.c, _conf.c, _process.c */
 
 ngx_int_t ngx_http_idempotency_add_variables(ngx_conf_t *cf);
@@ -552,6 +593,7 @@ char *ngx_http_idempotency_status_directive(ngx_conf_t *cf,
     ngx_command_t *cmd, void *conf);
 
 void *ngx_http_idempotency_create_main_conf(ngx_conf_t *cf);
+char *ngx_http_idempotency_init_main_conf(ngx_conf_t *cf, void *conf);
 void *ngx_http_idempotency_create_loc_conf(ngx_conf_t *cf);
 char *ngx_http_idempotency_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);

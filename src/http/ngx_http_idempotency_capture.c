@@ -145,6 +145,15 @@ ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         return ngx_http_idempotency_collect(r, ctx, in);
     }
 
+    if (ctx && ctx->state == NGX_HTTP_IDEMPOTENCY_COMMITTING) {
+        return NGX_AGAIN;
+    }
+
+    if (ctx && ctx->state == NGX_HTTP_IDEMPOTENCY_COMMITTED) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
+        return ngx_http_idempotency_send(r, ctx);
+    }
+
     if (ctx && ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING) {
         ngx_http_idempotency_pass_body(r, ctx, in);
     }
@@ -448,7 +457,7 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     fate = ngx_http_idempotency_fate(r, ctx, 1, &ttl_s);
 
     if (fate != NGX_IDEM_FATE_RELEASE) {
-        ngx_http_idempotency_settle(ctx, fate, ttl_s);
+        ngx_http_idempotency_settle_now(ctx, fate, ttl_s);
     }
 }
 
@@ -579,7 +588,10 @@ ngx_http_idempotency_finish(ngx_http_request_t *r,
 
     NGX_IDEM_POINT("whole");
 
-    ngx_http_idempotency_settle(ctx, fate, ttl_s);
+    if (ngx_http_idempotency_settle(ctx, fate, ttl_s) == NGX_AGAIN) {
+        r->buffered |= NGX_HTTP_IDEMPOTENCY_BUFFERED;
+        return NGX_AGAIN;
+    }
 
     return ngx_http_idempotency_send(r, ctx);
 }
@@ -708,7 +720,7 @@ ngx_http_idempotency_pass_end(ngx_http_request_t *r,
 
     fate = ngx_http_idempotency_fate(r, ctx, complete, &ttl_s);
 
-    ngx_http_idempotency_settle(ctx, fate, ttl_s);
+    ngx_http_idempotency_settle_now(ctx, fate, ttl_s);
 }
 
 

@@ -257,7 +257,7 @@ ngx_http_idempotency_found(ngx_http_request_t *r,
     }
 
     ngx_idem_stat_add(ctx->ilcf->store, NGX_IDEM_STAT_CHECK_DONE);
-    ngx_http_idempotency_settle(ctx, NGX_IDEM_FATE_STORE, ttl_s);
+    ngx_http_idempotency_settle_now(ctx, NGX_IDEM_FATE_STORE, ttl_s);
 
     if (ctx->op.record == NULL) {
         return ngx_http_idempotency_refuse(r, ctx,
@@ -338,7 +338,12 @@ ngx_http_idempotency_put_back(ngx_http_idempotency_ctx_t *ctx)
         ngx_del_timer(&ctx->event);
     }
 
-    if (st->verbs->complete(st, &ctx->op) != NGX_OK) {
+    ctx->op.rc = st->verbs->complete(st, &ctx->op);
+
+    if (ctx->op.rc == NGX_AGAIN) {
+        st->verbs->cancel(st, &ctx->op);
+
+    } else if (ctx->op.rc != NGX_OK) {
         ngx_log_error(NGX_LOG_ERR, ctx->request->connection->log, 0,
                       "idempotency zone \"%V\" did not take an outcome",
                       &st->name);

@@ -39,6 +39,8 @@ static void ngx_http_idempotency_merge_fields(
 static void ngx_http_idempotency_check_upstream(ngx_conf_t *cf,
     ngx_http_idempotency_loc_conf_t *prev,
     ngx_http_idempotency_loc_conf_t *conf);
+static char *ngx_http_idempotency_check_local(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *conf);
 static ngx_http_upstream_conf_t *ngx_http_idempotency_careless(
     ngx_conf_t *cf);
 static ngx_uint_t ngx_http_idempotency_asks_upstream(ngx_module_t *module);
@@ -57,12 +59,29 @@ ngx_http_idempotency_create_main_conf(ngx_conf_t *cf)
     ngx_queue_init(&imcf->requests);
 
     if (ngx_array_init(&imcf->stores, cf->pool, 1, sizeof(ngx_idem_store_t *))
-        != NGX_OK)
+        != NGX_OK
+        || ngx_array_init(&imcf->redis, cf->pool, 1, sizeof(void *))
+           != NGX_OK)
     {
         return NULL;
     }
 
     return imcf;
+}
+
+
+char *
+ngx_http_idempotency_init_main_conf(ngx_conf_t *cf, void *conf)
+{
+#if (NGX_HAVE_HIREDIS)
+
+    return ngx_http_idempotency_redis_end(cf, conf);
+
+#else
+
+    return NGX_CONF_OK;
+
+#endif
 }
 
 
@@ -150,7 +169,7 @@ ngx_http_idempotency_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_idempotency_merge_fields(prev, conf);
     ngx_http_idempotency_check_upstream(cf, prev, conf);
 
-    return NGX_CONF_OK;
+    return ngx_http_idempotency_check_local(cf, conf);
 }
 
 
@@ -391,6 +410,28 @@ ngx_http_idempotency_merge_fields(ngx_http_idempotency_loc_conf_t *prev,
         conf->fields.pass = conf->pass->elts;
         conf->fields.npass = conf->pass->nelts;
     }
+}
+
+
+/* A zone that is all there is has nobody to fail it. */
+
+static char *
+ngx_http_idempotency_check_local(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *conf)
+{
+    if (conf->store == NULL
+        || conf->on_error != NGX_HTTP_IDEMPOTENCY_ON_ERROR_LOCAL
+        || ngx_strcmp(conf->store->kind.data, "zone") != 0)
+    {
+        return NGX_CONF_OK;
+    }
+
+    ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                  "\"idempotency_on_error local\" needs \"redis=\" at the "
+                  "zone \"%V\", used in %V:%ui",
+                  &conf->ref->name, &conf->ref->file, conf->ref->line);
+
+    return NGX_CONF_ERROR;
 }
 
 

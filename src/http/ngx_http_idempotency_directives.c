@@ -13,13 +13,23 @@
     NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF
 
 
+typedef struct {
+    ngx_str_t        name;
+    ssize_t          size;
+    ngx_str_t        redis;
+    ngx_idem_full_e  full;
+    unsigned         full_set:1;
+} ngx_http_idempotency_zone_t;
+
+
 static char *ngx_http_idempotency_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_idempotency_zone_size(ngx_conf_t *cf, ngx_str_t *value,
     ngx_str_t *name, ssize_t *size);
+static char *ngx_http_idempotency_zone_parameter(ngx_conf_t *cf,
+    ngx_http_idempotency_zone_t *zone, ngx_str_t *value);
 static char *ngx_http_idempotency_add_zone(ngx_conf_t *cf,
-    ngx_http_idempotency_main_conf_t *imcf, ngx_str_t *name, size_t size,
-    ngx_idem_full_e full);
+    ngx_http_idempotency_main_conf_t *imcf, ngx_http_idempotency_zone_t *zone);
 static char *ngx_http_idempotency_use(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_idempotency_key_parts(ngx_conf_t *cf,
@@ -97,6 +107,13 @@ ngx_command_t  ngx_http_idempotency_commands[] = {
     { ngx_string("idempotency_zone"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_1MORE,
       ngx_http_idempotency_zone,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("idempotency_redis"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE1,
+      ngx_http_idempotency_redis,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -259,60 +276,84 @@ ngx_command_t  ngx_http_idempotency_commands[] = {
 };
 
 
-/* idempotency_zone zone=name:size [full=refuse|evict]; */
+/* idempotency_zone zone=name:size [redis=name] [full=refuse|evict]; */
 
 static char *
 ngx_http_idempotency_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    char             *rv;
-    ssize_t           size;
-    ngx_str_t        *value, name, *mode;
-    ngx_uint_t        i;
-    ngx_idem_full_e   full;
+    char                         *rv;
+    ngx_str_t                    *value;
+    ngx_uint_t                    i;
+    ngx_http_idempotency_zone_t   zone;
 
     value = cf->args->elts;
 
-    size = 0;
-    mode = NULL;
-    full = NGX_IDEM_FULL_REFUSE;
+    ngx_memzero(&zone, sizeof(ngx_http_idempotency_zone_t));
 
     for (i = 1; i < cf->args->nelts; i++) {
 
-        if (ngx_strncmp(value[i].data, "zone=", 5) == 0 && size == 0) {
+        rv = ngx_http_idempotency_zone_parameter(cf, &zone, &value[i]);
 
-            rv = ngx_http_idempotency_zone_size(cf, &value[i], &name, &size);
-            if (rv != NGX_CONF_OK) {
-                return rv;
-            }
-
-            continue;
+        if (rv != NGX_CONF_OK) {
+            return rv;
         }
-
-        if (ngx_strcmp(value[i].data, "full=refuse") == 0 && mode == NULL) {
-            mode = &value[i];
-            continue;
-        }
-
-        if (ngx_strcmp(value[i].data, "full=evict") == 0 && mode == NULL) {
-            mode = &value[i];
-            full = NGX_IDEM_FULL_EVICT;
-            continue;
-        }
-
-        if (ngx_strncmp(value[i].data, "redis=", 6) == 0) {
-            return "does not know \"redis=\" in this version";
-        }
-
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid or repeated parameter \"%V\"", &value[i]);
-        return NGX_CONF_ERROR;
     }
 
-    if (size == 0) {
+    if (zone.size == 0) {
         return "needs the parameter \"zone=name:size\"";
     }
 
-    return ngx_http_idempotency_add_zone(cf, conf, &name, (size_t) size, full);
+    if (zone.redis.len && zone.full_set) {
+        return "has no \"full=\" with \"redis=\": it is a cache then";
+    }
+
+    return ngx_http_idempotency_add_zone(cf, conf, &zone);
+}
+
+
+static char *
+ngx_http_idempotency_zone_parameter(ngx_conf_t *cf,
+    ngx_http_idempotency_zone_t *zone, ngx_str_t *value)
+{
+    if (ngx_strncmp(value->data, "zone=", 5) == 0 && zone->size == 0) {
+        return ngx_http_idempotency_zone_size(cf, value, &zone->name,
+                                              &zone->size);
+    }
+
+    if (ngx_strcmp(value->data, "full=refuse") == 0 && !zone->full_set) {
+        zone->full_set = 1;
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strcmp(value->data, "full=evict") == 0 && !zone->full_set) {
+        zone->full_set = 1;
+        zone->full = NGX_IDEM_FULL_EVICT;
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strncmp(value->data, "redis=", 6) == 0
+        && value->len > 6
+        && zone->redis.len == 0)
+    {
+#if (NGX_HAVE_HIREDIS)
+
+        zone->redis.data = value->data + 6;
+        zone->redis.len = value->len - 6;
+        zone->full = NGX_IDEM_FULL_EVICT;
+
+        return NGX_CONF_OK;
+
+#else
+
+        return "takes \"redis=\" in a module that was built with hiredis";
+
+#endif
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "invalid or repeated parameter \"%V\"", value);
+
+    return NGX_CONF_ERROR;
 }
 
 
@@ -364,8 +405,7 @@ ngx_http_idempotency_zone_size(ngx_conf_t *cf, ngx_str_t *value,
 
 static char *
 ngx_http_idempotency_add_zone(ngx_conf_t *cf,
-    ngx_http_idempotency_main_conf_t *imcf, ngx_str_t *name, size_t size,
-    ngx_idem_full_e full)
+    ngx_http_idempotency_main_conf_t *imcf, ngx_http_idempotency_zone_t *zone)
 {
     ngx_uint_t          i;
     ngx_idem_store_t  **st;
@@ -374,12 +414,13 @@ ngx_http_idempotency_add_zone(ngx_conf_t *cf,
 
     for (i = 0; i < imcf->stores.nelts; i++) {
 
-        if (st[i]->name.len == name->len
-            && ngx_strncmp(st[i]->name.data, name->data, name->len) == 0)
+        if (st[i]->name.len == zone->name.len
+            && ngx_strncmp(st[i]->name.data, zone->name.data, zone->name.len)
+               == 0)
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "idempotency zone \"%V\" is declared twice",
-                               name);
+                               &zone->name);
             return NGX_CONF_ERROR;
         }
     }
@@ -400,8 +441,16 @@ ngx_http_idempotency_add_zone(ngx_conf_t *cf,
         return NGX_CONF_ERROR;
     }
 
-    *st = ngx_idem_zone_add(cf, name, size, full, imcf->worker,
-                            &ngx_http_idempotency_module);
+    *st = ngx_idem_zone_add(cf, &zone->name, (size_t) zone->size, zone->full,
+                            imcf->worker, &ngx_http_idempotency_module);
+
+#if (NGX_HAVE_HIREDIS)
+
+    if (*st && zone->redis.len) {
+        *st = ngx_http_idempotency_redis_store(cf, *st, &zone->redis);
+    }
+
+#endif
 
     return (*st == NULL) ? NGX_CONF_ERROR : NGX_CONF_OK;
 }
@@ -1261,7 +1310,7 @@ ngx_http_idempotency_documentation(ngx_conf_t *cf, ngx_command_t *cmd,
 }
 
 
-/* idempotency_on_error refuse|pass; */
+/* idempotency_on_error refuse|local|pass; */
 
 static char *
 ngx_http_idempotency_on_error(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
@@ -1287,11 +1336,11 @@ ngx_http_idempotency_on_error(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     if (ngx_strcmp(value[1].data, "local") == 0) {
-        return "\"local\" needs a zone with \"redis=\", "
-               "which this version does not know";
+        ilcf->on_error = NGX_HTTP_IDEMPOTENCY_ON_ERROR_LOCAL;
+        return NGX_CONF_OK;
     }
 
-    return "takes \"refuse\" or \"pass\"";
+    return "takes \"refuse\", \"local\" or \"pass\"";
 }
 
 

@@ -25,6 +25,8 @@ static ngx_int_t ngx_http_idempotency_join(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys);
 static ngx_int_t ngx_http_idempotency_claim(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_claimed(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_claim_init(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_answer(ngx_http_request_t *r,
@@ -38,7 +40,8 @@ static ngx_int_t ngx_http_idempotency_unstored(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_wait(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
-static void ngx_http_idempotency_woken(ngx_idem_op_t *op);
+static ngx_int_t ngx_http_idempotency_attend(ngx_http_request_t *r);
+static void ngx_http_idempotency_called(ngx_idem_op_t *op);
 static void ngx_http_idempotency_wait_handler(ngx_event_t *ev);
 static void ngx_http_idempotency_resume(ngx_http_idempotency_ctx_t *ctx);
 
@@ -198,11 +201,15 @@ ngx_http_idempotency_admitted(ngx_http_request_t *r,
         return ngx_http_idempotency_begin(r, ctx);
 
     case NGX_HTTP_IDEMPOTENCY_READING:
+    case NGX_HTTP_IDEMPOTENCY_CLAIMING:
     case NGX_HTTP_IDEMPOTENCY_WAITING:
         return NGX_DONE;
 
     case NGX_HTTP_IDEMPOTENCY_READY:
         return ngx_http_idempotency_claim(r, ctx);
+
+    case NGX_HTTP_IDEMPOTENCY_CLAIMED:
+        return ngx_http_idempotency_claimed(r, ctx);
 
     case NGX_HTTP_IDEMPOTENCY_CHECKING:
         return ngx_http_idempotency_check_again(r, ctx);
@@ -213,6 +220,8 @@ ngx_http_idempotency_admitted(ngx_http_request_t *r,
         ngx_http_idempotency_wrap(r, ctx);
         return NGX_DECLINED;
 
+    case NGX_HTTP_IDEMPOTENCY_COMMITTING:
+    case NGX_HTTP_IDEMPOTENCY_COMMITTED:
     case NGX_HTTP_IDEMPOTENCY_SETTLED:
     case NGX_HTTP_IDEMPOTENCY_REPLAYING:
     case NGX_HTTP_IDEMPOTENCY_REJECTED:
@@ -460,22 +469,40 @@ static ngx_int_t
 ngx_http_idempotency_claim(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
+    ngx_idem_op_t                    *op;
     ngx_http_idempotency_loc_conf_t  *ilcf;
 
+    op = &ctx->op;
     ilcf = ctx->ilcf;
 
-    if (ctx->op.pool == NULL
+    if (op->pool == NULL
         && ngx_http_idempotency_claim_init(r, ctx) != NGX_OK)
     {
         return NGX_ERROR;
     }
 
-    ctx->op.max_waiters = (ilcf->wait && !ctx->last_try && !ilcf->dry_run)
-                              ? ilcf->waiters : 0;
+    op->max_waiters = (ilcf->wait && !ctx->last_try && !ilcf->dry_run)
+                          ? ilcf->waiters : 0;
 
-    ctx->op.verdict = NGX_IDEM_ABSENT;
+    op->verdict = NGX_IDEM_ABSENT;
+    op->rc = ilcf->store->verbs->claim(ilcf->store, op);
 
-    if (ilcf->store->verbs->claim(ilcf->store, &ctx->op) != NGX_OK) {
+    if (op->rc == NGX_AGAIN) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_CLAIMING);
+        return ngx_http_idempotency_attend(r);
+    }
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_CLAIMED);
+
+    return ngx_http_idempotency_claimed(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_http_idempotency_claimed(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    if (ctx->op.rc != NGX_OK) {
         return ngx_http_idempotency_store_failed(r, ctx);
     }
 
@@ -517,7 +544,7 @@ ngx_http_idempotency_claim_init(ngx_http_request_t *r,
     op->lease_ms = ilcf->lease;
     op->unknown_s = (uint32_t) ilcf->unknown;
     op->on_unknown = ilcf->on_unknown;
-    op->handler = ngx_http_idempotency_woken;
+    op->handler = ngx_http_idempotency_called;
     op->data = ctx;
 
     return NGX_OK;
@@ -585,6 +612,13 @@ ngx_http_idempotency_store_failed(ngx_http_request_t *r,
     ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                   "idempotency zone \"%V\" cannot be asked",
                   &ctx->ilcf->store->name);
+
+    if (ctx->ilcf->on_error == NGX_HTTP_IDEMPOTENCY_ON_ERROR_LOCAL
+        && !ctx->op.local)
+    {
+        ctx->op.local = 1;
+        return ngx_http_idempotency_claim(r, ctx);
+    }
 
     if (ctx->ilcf->on_error == NGX_HTTP_IDEMPOTENCY_ON_ERROR_PASS) {
         ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_UNPROTECTED);
@@ -732,6 +766,15 @@ ngx_http_idempotency_wait(ngx_http_request_t *r,
 
     NGX_IDEM_POINT("parked");
 
+    return ngx_http_idempotency_attend(r);
+}
+
+
+/* Parked in the phases: only the client's leaving is of interest. */
+
+static ngx_int_t
+ngx_http_idempotency_attend(ngx_http_request_t *r)
+{
     r->read_event_handler = ngx_http_test_reading;
     r->write_event_handler = ngx_http_request_empty_handler;
 
@@ -748,12 +791,19 @@ ngx_http_idempotency_wait(ngx_http_request_t *r,
 }
 
 
-/* The claim that was waited for has ended. */
+/* The store has answered, or the claim that was waited for has ended. */
 
 static void
-ngx_http_idempotency_woken(ngx_idem_op_t *op)
+ngx_http_idempotency_called(ngx_idem_op_t *op)
 {
-    ngx_http_idempotency_resume(op->data);
+    ngx_http_idempotency_ctx_t *ctx = op->data;
+
+    if (ctx->state == NGX_HTTP_IDEMPOTENCY_COMMITTING) {
+        ngx_http_idempotency_committed(ctx);
+        return;
+    }
+
+    ngx_http_idempotency_resume(ctx);
 }
 
 
@@ -786,9 +836,14 @@ ngx_http_idempotency_resume(ngx_http_idempotency_ctx_t *ctx)
         ngx_del_timer(&ctx->event);
     }
 
-    ctx->wait_time = ngx_current_msec - ctx->wait_began;
+    if (ctx->waited) {
+        ctx->wait_time = ngx_current_msec - ctx->wait_began;
+    }
 
-    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_READY);
+    ngx_http_idempotency_move(ctx,
+                              (ctx->state == NGX_HTTP_IDEMPOTENCY_CLAIMING)
+                                  ? NGX_HTTP_IDEMPOTENCY_CLAIMED
+                                  : NGX_HTTP_IDEMPOTENCY_READY);
 
     r->read_event_handler = ngx_http_block_reading;
     r->write_event_handler = ngx_http_core_run_phases;

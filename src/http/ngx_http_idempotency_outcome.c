@@ -182,13 +182,14 @@ ngx_http_idempotency_last_asked(ngx_http_request_t *r,
 }
 
 
-void
+ngx_int_t
 ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
     ngx_idem_fate_e fate, uint32_t ttl_s)
 {
-    ngx_int_t          rc;
+    ngx_idem_op_t     *op;
     ngx_idem_store_t  *st;
 
+    op = &ctx->op;
     st = ctx->ilcf->store;
 
     if (ctx->event.timer_set) {
@@ -196,25 +197,57 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
     }
 
     if (fate == NGX_IDEM_FATE_RELEASE) {
-        rc = st->verbs->release(st, &ctx->op);
+        op->rc = st->verbs->release(st, op);
 
     } else {
         ngx_http_idempotency_outcome(ctx, fate, ttl_s);
-        rc = st->verbs->complete(st, &ctx->op);
+        op->rc = st->verbs->complete(st, op);
+    }
+
+    if (op->rc == NGX_AGAIN) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_COMMITTING);
+        return NGX_AGAIN;
     }
 
     NGX_IDEM_POINT("settled");
 
     ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
-
-    if (rc != NGX_OK) {
-        ngx_log_error(NGX_LOG_ERR, ctx->request->connection->log, 0,
-                      "idempotency zone \"%V\" did not take an outcome",
-                      &st->name);
-        return;
-    }
-
     ngx_http_idempotency_settled(ctx);
+
+    return NGX_OK;
+}
+
+
+void
+ngx_http_idempotency_settle_now(ngx_http_idempotency_ctx_t *ctx,
+    ngx_idem_fate_e fate, uint32_t ttl_s)
+{
+    ngx_idem_store_t  *st;
+
+    if (ngx_http_idempotency_settle(ctx, fate, ttl_s) == NGX_AGAIN) {
+        st = ctx->ilcf->store;
+        st->verbs->cancel(st, &ctx->op);
+
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
+    }
+}
+
+
+/* The writer waits for the bit to go, and takes up the response then. */
+
+void
+ngx_http_idempotency_committed(ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+
+    ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_COMMITTED);
+    ngx_http_idempotency_settled(ctx);
+
+    r->buffered &= ~NGX_HTTP_IDEMPOTENCY_BUFFERED;
+
+    ngx_post_event(r->connection->write, &ngx_posted_events);
 }
 
 
@@ -265,6 +298,13 @@ ngx_http_idempotency_settled(ngx_http_idempotency_ctx_t *ctx)
 
     st = ctx->ilcf->store;
     log = ctx->request->connection->log;
+
+    if (ctx->op.rc != NGX_OK) {
+        ngx_log_error(NGX_LOG_ERR, log, 0,
+                      "idempotency zone \"%V\" did not take an outcome",
+                      &st->name);
+        return;
+    }
 
     switch (ctx->op.verdict) {
 
@@ -335,7 +375,9 @@ ngx_http_idempotency_cleanup(void *data)
 
     switch (ctx->state) {
 
+    case NGX_HTTP_IDEMPOTENCY_CLAIMING:
     case NGX_HTTP_IDEMPOTENCY_WAITING:
+    case NGX_HTTP_IDEMPOTENCY_COMMITTING:
         st->verbs->cancel(st, &ctx->op);
         break;
 
@@ -347,12 +389,14 @@ ngx_http_idempotency_cleanup(void *data)
     case NGX_HTTP_IDEMPOTENCY_CAPTURING:
     case NGX_HTTP_IDEMPOTENCY_PASSING:
         fate = ngx_http_idempotency_fate(ctx->request, ctx, 0, &ttl_s);
-        ngx_http_idempotency_settle(ctx, fate, ttl_s);
+        ngx_http_idempotency_settle_now(ctx, fate, ttl_s);
         break;
 
     case NGX_HTTP_IDEMPOTENCY_SEEN:
     case NGX_HTTP_IDEMPOTENCY_READING:
     case NGX_HTTP_IDEMPOTENCY_READY:
+    case NGX_HTTP_IDEMPOTENCY_CLAIMED:
+    case NGX_HTTP_IDEMPOTENCY_COMMITTED:
     case NGX_HTTP_IDEMPOTENCY_SETTLED:
     case NGX_HTTP_IDEMPOTENCY_REPLAYING:
     case NGX_HTTP_IDEMPOTENCY_REJECTED:

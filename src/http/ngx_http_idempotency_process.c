@@ -8,8 +8,6 @@
 
 #include <openssl/rand.h>
 
-#include "store/ngx_idem_zone.h"
-
 
 /* Bytes that one call of the generator is good for: 256 claims. */
 
@@ -70,6 +68,8 @@ ngx_http_idempotency_free_crypto(void *data)
 ngx_int_t
 ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
 {
+    ngx_uint_t                         i;
+    ngx_idem_store_t                 **st;
     ngx_http_idempotency_main_conf_t  *imcf;
 
     imcf = ngx_http_cycle_get_module_main_conf(cycle,
@@ -96,7 +96,14 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
 
     ngx_time_update();
 
-    ngx_http_idempotency_wake_handler(imcf);
+    st = imcf->stores.elts;
+
+    for (i = 0; i < imcf->stores.nelts; i++) {
+
+        if (st[i]->verbs->begin(st[i], cycle) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
 
     return NGX_OK;
 }
@@ -107,7 +114,9 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
 void
 ngx_http_idempotency_exit_process(ngx_cycle_t *cycle)
 {
+    ngx_uint_t                         i;
     ngx_queue_t                       *q;
+    ngx_idem_store_t                 **st;
     ngx_http_idempotency_main_conf_t  *imcf;
 
     imcf = ngx_http_cycle_get_module_main_conf(cycle,
@@ -122,6 +131,12 @@ ngx_http_idempotency_exit_process(ngx_cycle_t *cycle)
 
         ngx_http_idempotency_cleanup(
                          ngx_queue_data(q, ngx_http_idempotency_ctx_t, queue));
+    }
+
+    st = imcf->stores.elts;
+
+    for (i = 0; i < imcf->stores.nelts; i++) {
+        st[i]->verbs->end(st[i]);
     }
 
     ngx_idem_worker_exit(imcf->worker);
@@ -139,7 +154,7 @@ ngx_http_idempotency_wake_handler(void *data)
     st = imcf->stores.elts;
 
     for (i = 0; i < imcf->stores.nelts; i++) {
-        ngx_idem_zone_tick(st[i]);
+        st[i]->verbs->tick(st[i]);
     }
 }
 

@@ -264,7 +264,7 @@ ngx_http_idempotency_store_value(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_str_t *value)
 {
     if (ctx->told != NGX_IDEM_STAT_N) {
-        *value = ctx->ilcf->store->kind;
+        *value = ctx->op.by.len ? ctx->op.by : ctx->ilcf->store->kind;
     }
 
     return NGX_OK;

@@ -9,15 +9,21 @@
  *
  * Rules of the contract:
  *
- *   A verb returns NGX_OK (the verdict is in op) or NGX_ERROR (the store
- *   cannot be asked, nothing was changed as far as it knows).
+ *   A verb returns NGX_OK (the verdict is in op), NGX_ERROR (the store cannot
+ *   be asked, nothing was changed as far as it knows) or NGX_AGAIN: op->handler
+ *   comes once, from the event loop, never from inside the verb, and op->rc is
+ *   one of the other two then.
  *
- *   op lives in the caller's memory and is the caller's again when the verb
- *   has returned; a parked op (op->parked) is the store's until op->handler
- *   was called or the op was cancelled, whichever comes first.
+ *   op lives in the caller's memory.  It is the caller's again when the verb
+ *   has returned something else, when op->handler was called, or when the op
+ *   was cancelled, whichever comes first; a parked op (op->parked) is the
+ *   store's in the same way.
  *
  *   complete, renew and release by a foreign owner change nothing and say
  *   LOST.
+ *
+ *   What was begun goes on when its op is cancelled: a claim that is granted
+ *   then is given back, a completion or a release takes place.
  *
  *   No verb blocks, none is called with a lock held, none touches a request.
  */
@@ -67,6 +73,8 @@ struct ngx_idem_op_s {
 
     /* answers of the store */
 
+    ngx_int_t                rc;            /* after NGX_AGAIN */
+    ngx_str_t                by;            /* kind of who answered a claim */
     ngx_idem_verdict_e       verdict;
     uint64_t                 fence;         /* OWNED, CHECK */
     uint64_t                 age_ms;        /* of what is not running */
@@ -74,13 +82,16 @@ struct ngx_idem_op_s {
     ngx_flag_t               dry;           /* UNSTORED by a dry run */
     ngx_str_t                stored;        /* DONE: the bytes, in op->pool */
 
-    /* a waiter: op->handler is called when claiming again makes sense */
+    /* when a verb is answered later, or claiming again makes sense */
 
     ngx_idem_op_handler_pt   handler;
     void                    *data;          /* the handler's */
     ngx_queue_t              queue;         /* the store's */
     uint32_t                 place;         /* the store's */
+    void                    *task;          /* the store's */
     unsigned                 parked:1;
+    unsigned                 local:1;       /* the zone alone decides */
+    unsigned                 cached:1;      /* it is only a copy */
 };
 
 
@@ -94,11 +105,17 @@ struct ngx_idem_op_s {
  *           completing with it as it is puts the unknown back.
  * renew     the lease ends op->lease_ms from now.  OWNED or LOST.
  * complete  the claim ends as op->outcome.  The verdict is what the record
- *           is now: DONE, UNSTORED (also if there was no room for a DONE),
- *           UNKNOWN; or LOST.
+ *           is now: DONE, UNSTORED (also if there was no room for a DONE;
+ *           ABSENT in its place if op->cached, as the record is elsewhere
+ *           too), UNKNOWN; or LOST.
  * release   the record is forgotten.  ABSENT or LOST.
- * cancel    the waiter leaves; op->handler will not be called.  May be
- *           called for an op that is not parked.
+ * cancel    op->handler will not be called.  May be called for an op that
+ *           waits for nothing.
+ * snapshot  what the store holds.
+ * begin     a worker begins.
+ * end       it ends; nobody's handler is called any more.
+ * tick      something happened, or a second has passed while anybody waits:
+ *           lets time pass, looks for claims of dead workers, calls waiters.
  */
 
 typedef struct {
@@ -108,6 +125,9 @@ typedef struct {
     ngx_int_t  (*release)(ngx_idem_store_t *st, ngx_idem_op_t *op);
     void       (*cancel)(ngx_idem_store_t *st, ngx_idem_op_t *op);
     void       (*snapshot)(ngx_idem_store_t *st, ngx_idem_snapshot_t *sn);
+    ngx_int_t  (*begin)(ngx_idem_store_t *st, ngx_cycle_t *cycle);
+    void       (*end)(ngx_idem_store_t *st);
+    void       (*tick)(ngx_idem_store_t *st);
 } ngx_idem_verbs_t;
 
 

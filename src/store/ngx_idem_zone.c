@@ -64,6 +64,9 @@ static ngx_uint_t ngx_idem_zone_ended(ngx_idem_zone_t *zn, ngx_idem_op_t *op);
 static ngx_uint_t ngx_idem_zone_cost(ngx_idem_op_t *op, void *data);
 static void ngx_idem_zone_snapshot(ngx_idem_store_t *st,
     ngx_idem_snapshot_t *sn);
+static ngx_int_t ngx_idem_zone_begin(ngx_idem_store_t *st,
+    ngx_cycle_t *cycle);
+static void ngx_idem_zone_end(ngx_idem_store_t *st);
 
 
 const ngx_idem_verbs_t  ngx_idem_zone_verbs = {
@@ -72,7 +75,10 @@ const ngx_idem_verbs_t  ngx_idem_zone_verbs = {
     ngx_idem_zone_complete,
     ngx_idem_zone_release,
     ngx_idem_zone_cancel,
-    ngx_idem_zone_snapshot
+    ngx_idem_zone_snapshot,
+    ngx_idem_zone_begin,
+    ngx_idem_zone_end,
+    ngx_idem_zone_tick
 };
 
 
@@ -83,6 +89,7 @@ ngx_idem_zone_claim(ngx_idem_store_t *st, ngx_idem_op_t *op)
     ngx_idem_zone_doubt_t   db;
 
     zn = (ngx_idem_zone_t *) st;
+    op->by = st->kind;
 
     ngx_memzero(&db, sizeof(ngx_idem_zone_doubt_t));
 
@@ -564,6 +571,12 @@ ngx_idem_zone_end_locked(ngx_idem_zone_t *zn, uint32_t i, ngx_idem_op_t *op,
     en = ngx_idem_zone_head(zn, i)->entry;
     op->verdict = ngx_idem_lease_complete(&en, op->owner, oc, zn->now_ms);
 
+    if (op->cached && oc->state != op->outcome.state) {
+        op->verdict = NGX_IDEM_ABSENT;
+        (void) ngx_idem_zone_drop_locked(zn, i);
+        return;
+    }
+
     size = (oc->state == NGX_IDEM_STATE_DONE) ? (uint32_t) op->size : 0;
 
     life_ms = (en.until_ms > zn->now_ms) ? en.until_ms - zn->now_ms : 0;
@@ -658,6 +671,24 @@ ngx_idem_zone_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op)
     }
 
     ngx_idem_zone_unlock(zn);
+}
+
+
+/* A worker in whose place this one begins may have left claims. */
+
+static ngx_int_t
+ngx_idem_zone_begin(ngx_idem_store_t *st, ngx_cycle_t *cycle)
+{
+    ngx_idem_zone_tick(st);
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_idem_zone_end(ngx_idem_store_t *st)
+{
+    /* void: its claims have ended, its slot says that it is gone */
 }
 
 

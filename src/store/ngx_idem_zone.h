@@ -41,11 +41,10 @@ ngx_idem_store_t *ngx_idem_zone_add(ngx_conf_t *cf, ngx_str_t *name,
     size_t size, ngx_idem_full_e full, ngx_idem_worker_t *wk, void *tag);
 
 /*
- * A worker begins or is told that something happened: lets time pass, turns
- * claims of dead workers into unknown, calls the waiters that are parked in
- * this process and whose claim ended.  Bounded work: asks to be called again
- * in the next turn of the event loop if waiters are left.  Also called once a
- * second while anyone waits.
+ * The verb tick: lets time pass, turns claims of dead workers into unknown,
+ * calls the waiters that are parked in this process and whose claim ended.
+ * Bounded work: asks to be called again in the next turn of the event loop if
+ * waiters are left.
  */
 void ngx_idem_zone_tick(ngx_idem_store_t *st);
 
