@@ -30,15 +30,6 @@
 #include "store/ngx_idem_store.h"
 
 
-/*
- * Bytes in front of a record on Redis: a version, then CRC-32 of all that
- * follows, lowest byte first.  What does not agree with it is never replayed.
- */
-
-#define NGX_IDEM_REDIS_FRAME    5
-#define NGX_IDEM_REDIS_VERSION  1
-
-
 /* Makes a store of a zone and a Redis.  NULL: out of memory. */
 ngx_idem_store_t *ngx_idem_redis_add(ngx_conf_t *cf, ngx_idem_store_t *near,
     ngx_idem_redis_conf_t *conf);

@@ -19,8 +19,6 @@
 #include "store/ngx_idem_redis_client.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 static ngx_int_t ngx_idem_redis_cluster_range(ngx_idem_redis_client_t *rc,
     const ngx_idem_redis_reply_t *range);
 static ngx_idem_redis_node_t *ngx_idem_redis_cluster_server(
@@ -399,5 +397,3 @@ ngx_idem_redis_crc16(const u_char *p, size_t len)
 
     return crc;
 }
-
-#endif

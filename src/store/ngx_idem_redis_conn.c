@@ -11,8 +11,6 @@
 #include "store/ngx_idem_redis_client.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 static ngx_int_t ngx_idem_redis_addrs(ngx_idem_redis_client_t *rc);
 static ngx_int_t ngx_idem_redis_phrases(ngx_idem_redis_client_t *rc);
 
@@ -803,5 +801,3 @@ ngx_idem_redis_count(ngx_idem_redis_stat_t *stat, ngx_idem_redis_end_e end)
         (void) ngx_atomic_fetch_add(counter, 1);
     }
 }
-
-#endif

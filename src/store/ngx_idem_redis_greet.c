@@ -11,8 +11,6 @@
 #include "store/ngx_idem_redis_link.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 static ngx_int_t ngx_idem_redis_greet_auth(ngx_idem_redis_link_t *link);
 static ngx_int_t ngx_idem_redis_greet_select(ngx_idem_redis_link_t *link);
 static ngx_int_t ngx_idem_redis_greet_say(ngx_idem_redis_link_t *link,
@@ -220,5 +218,3 @@ ngx_idem_redis_greet_refused(ngx_idem_redis_link_t *link, ngx_str_t *words)
 
     link->leaving = "it refuses us";
 }
-
-#endif

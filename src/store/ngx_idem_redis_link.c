@@ -13,8 +13,6 @@
 #include "store/ngx_idem_redis_tls.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 #define NGX_IDEM_REDIS_IN    16384
 #define NGX_IDEM_REDIS_POOL  1024       /* of a connection: TLS mostly */
 
@@ -958,5 +956,3 @@ ngx_idem_redis_link_log_handler(ngx_log_t *log, u_char *buf, size_t len)
 
     return ngx_snprintf(buf, len, ", redis: %V", &link->addr->name);
 }
-
-#endif

@@ -19,8 +19,6 @@
 #include "store/ngx_idem_redis_client.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 static ngx_int_t ngx_idem_redis_home_init(ngx_idem_redis_client_t *rc);
 static ngx_int_t ngx_idem_redis_scout_init(ngx_idem_redis_client_t *rc);
 
@@ -530,5 +528,3 @@ ngx_idem_redis_place_text(ngx_idem_redis_place_t *pl)
     addr->host.len = ngx_sock_ntop(addr->sockaddr, addr->socklen, pl->host,
                                    NGX_SOCKADDR_STRLEN, 0);
 }
-
-#endif

@@ -11,8 +11,6 @@
 #include "store/ngx_idem_redis_client.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 /* A subscription that was asked for, until it is confirmed. */
 
 typedef struct {
@@ -394,5 +392,3 @@ ngx_idem_redis_subs_same(const ngx_idem_redis_sub_t *sub,
     return sub->channel.len == channel->len
            && ngx_memcmp(sub->channel.data, channel->data, channel->len) == 0;
 }
-
-#endif

@@ -11,8 +11,6 @@
 #include "store/ngx_idem_redis_tls.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 #if (NGX_SSL)
 
 static ngx_int_t ngx_idem_redis_tls_name(ngx_connection_t *c,
@@ -179,7 +177,5 @@ ngx_idem_redis_tls_free(ngx_connection_t *c)
 {
     /* void */
 }
-
-#endif
 
 #endif

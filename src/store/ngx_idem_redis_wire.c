@@ -10,8 +10,6 @@
 #include "store/ngx_idem_redis_wire.h"
 
 
-#if (NGX_HAVE_HIREDIS)
-
 #include <hiredis/hiredis.h>
 
 
@@ -279,5 +277,3 @@ ngx_idem_redis_reply_values(const ngx_idem_redis_reply_t *reply,
 
     return NGX_OK;
 }
-
-#endif
