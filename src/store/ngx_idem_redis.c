@@ -34,7 +34,10 @@ static const ngx_idem_verbs_t  ngx_idem_redis_verbs = {
 };
 
 
-/* What has been sent goes on. */
+/*
+ * What has been sent goes on.  An answer that is not stored is on its way to
+ * the client then, and the others of this node are to know at once.
+ */
 
 static void
 ngx_idem_redis_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op)
@@ -60,6 +63,13 @@ ngx_idem_redis_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op)
     if (!pending) {
         ngx_idem_redis_near_release(task);
         ngx_idem_redis_free(task);
+        return;
+    }
+
+    if (task->verb == NGX_IDEM_REDIS_COMPLETE
+        && task->own.outcome.state == NGX_IDEM_STATE_UNSTORED)
+    {
+        ngx_idem_redis_near_complete(task, 0);
     }
 }
 

@@ -28,9 +28,6 @@ static ngx_int_t ngx_idem_redis_tell(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_completed(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_taken(ngx_idem_redis_task_t *task,
     ngx_idem_verdict_e verdict);
-static void ngx_idem_redis_keep(ngx_idem_redis_task_t *task);
-static void ngx_idem_redis_near_complete(ngx_idem_redis_task_t *task,
-    ngx_uint_t cached);
 static ngx_int_t ngx_idem_redis_untell(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_released(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_later(ngx_idem_redis_task_t *task);
@@ -120,8 +117,9 @@ ngx_idem_redis_complete(ngx_idem_store_t *st, ngx_idem_op_t *op)
 
     (void) ngx_idem_redis_detach(task);
 
-    ngx_idem_redis_keep(task);
+    ngx_idem_redis_near_complete(task, 0);
     op->verdict = task->own.verdict;
+    task->counted = 1;
 
     ngx_idem_redis_later(task);
 
@@ -229,10 +227,14 @@ ngx_idem_redis_completed(ngx_idem_redis_task_t *task)
         break;
     }
 
-    ngx_idem_redis_keep(task);
+    /* Redis has not taken it: the zone keeps it meanwhile */
+
+    ngx_idem_redis_near_complete(task, 0);
 
     op = ngx_idem_redis_detach(task);
     verdict = task->own.verdict;
+
+    task->counted |= (op != NULL);
 
     ngx_idem_redis_later(task);
     ngx_idem_redis_call(op, NGX_OK, verdict);
@@ -249,7 +251,7 @@ ngx_idem_redis_taken(ngx_idem_redis_task_t *task, ngx_idem_verdict_e verdict)
 
     st = &task->rs->store;
 
-    if (task->op == NULL && (!task->kept || verdict == NGX_IDEM_LOST)) {
+    if (task->op == NULL && (!task->counted || verdict == NGX_IDEM_LOST)) {
         stat = (verdict == NGX_IDEM_DONE) ? NGX_IDEM_STAT_DONE
                : (verdict == NGX_IDEM_UNSTORED) ? NGX_IDEM_STAT_UNSTORED
                : (verdict == NGX_IDEM_UNKNOWN) ? NGX_IDEM_STAT_UNKNOWN
@@ -263,21 +265,7 @@ ngx_idem_redis_taken(ngx_idem_redis_task_t *task, ngx_idem_verdict_e verdict)
 }
 
 
-/* Redis has not taken the outcome: the zone keeps it meanwhile. */
-
-static void
-ngx_idem_redis_keep(ngx_idem_redis_task_t *task)
-{
-    if (!task->kept) {
-        ngx_idem_redis_near_complete(task, 0);
-        task->kept = 1;
-    }
-}
-
-
-/* The end of an unknown's life is told by the clock of Redis. */
-
-static void
+void
 ngx_idem_redis_near_complete(ngx_idem_redis_task_t *task, ngx_uint_t cached)
 {
     uint64_t           until_ms;
@@ -345,6 +333,7 @@ ngx_idem_redis_release(ngx_idem_store_t *st, ngx_idem_op_t *op)
 
     (void) ngx_idem_redis_detach(task);
     op->verdict = NGX_IDEM_ABSENT;
+    task->counted = 1;
 
     ngx_idem_redis_near_release(task);
     ngx_idem_redis_later(task);
@@ -377,13 +366,14 @@ ngx_idem_redis_released(ngx_idem_redis_task_t *task)
 
     if (letter == 0) {
         op = ngx_idem_redis_detach(task);
+        task->counted |= (op != NULL);
 
         ngx_idem_redis_later(task);
         ngx_idem_redis_call(op, NGX_OK, NGX_IDEM_ABSENT);
         return;
     }
 
-    if (task->kept) {
+    if (task->counted) {
         ngx_idem_redis_free(task);
         return;
     }
@@ -400,7 +390,7 @@ ngx_idem_redis_give_back(ngx_idem_redis_task_t *task)
 {
     task->verb = NGX_IDEM_REDIS_RELEASE;
     task->handler = ngx_idem_redis_released;
-    task->kept = 1;
+    task->counted = 1;
     task->until_ms = ngx_current_msec + task->own.lease_ms;
 
     ngx_idem_redis_near_release(task);

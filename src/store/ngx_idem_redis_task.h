@@ -49,7 +49,7 @@ typedef struct {
  *   handler  Redis has answered, or will not
  *   sent     the command is under way
  *   near     the identity is ours in the zone
- *   kept     the zone has the outcome, Redis has not
+ *   counted  whoever asked has got a verdict, or nobody ever will
  *   doubt    the zone did not know what became of the last claim
  */
 
@@ -75,7 +75,7 @@ struct ngx_idem_redis_task_s {
 
     unsigned                  sent:1;
     unsigned                  near:1;
-    unsigned                  kept:1;
+    unsigned                  counted:1;
     unsigned                  doubt:1;
     unsigned                  waits:1;
 };
@@ -89,6 +89,13 @@ ngx_int_t ngx_idem_redis_release(ngx_idem_store_t *st, ngx_idem_op_t *op);
 
 /* A claim that nobody will use: on Redis it lasts no longer than its lease. */
 void ngx_idem_redis_give_back(ngx_idem_redis_task_t *task);
+
+/*
+ * The zone gets the outcome, if the identity is ours there.  cached: Redis has
+ * it.  The end of an unknown's life is by the clock of Redis, not told here.
+ */
+void ngx_idem_redis_near_complete(ngx_idem_redis_task_t *task,
+    ngx_uint_t cached);
 
 /* One who waits for another node does not, from now on. */
 void ngx_idem_redis_wait_no_more(ngx_idem_redis_task_t *task);
