@@ -585,6 +585,13 @@ char *ngx_http_idempotency_redis_end(ngx_conf_t *cf,
     ngx_http_idempotency_main_conf_t *imcf);
 
 
+/* ngx_http_idempotency_status_redis.c: a member of a zone's, and its length */
+
+size_t ngx_http_idempotency_status_redis_size(void);
+u_char *ngx_http_idempotency_status_redis(u_char *p,
+    ngx_idem_redis_stat_t *st);
+
+
 /* ngx_http_idempotency_vars.c, _status.c, _conf.c, _process.c */
 
 ngx_int_t ngx_http_idempotency_add_variables(ngx_conf_t *cf);

@@ -201,14 +201,34 @@ ngx_idem_store_t *
 ngx_http_idempotency_redis_store(ngx_conf_t *cf, ngx_idem_store_t *near,
     ngx_str_t *name)
 {
-    ngx_http_idempotency_redis_t  *rd;
+    ngx_str_t                          shared;
+    ngx_idem_redis_stat_t             *stat;
+    ngx_http_idempotency_redis_t      *rd;
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module);
 
     rd = ngx_http_idempotency_redis_find(cf, name);
     if (rd == NULL) {
         return NULL;
     }
 
-    return ngx_idem_redis_add(cf, near, &rd->conf);
+    shared.len = near->name.len + sizeof("/redis") - 1;
+    shared.data = ngx_pnalloc(cf->pool, shared.len);
+
+    if (shared.data == NULL) {
+        return NULL;
+    }
+
+    (void) ngx_sprintf(shared.data, "%V/redis", &near->name);
+
+    stat = ngx_idem_redis_stat_zone(cf, &shared, imcf->worker,
+                                    &ngx_http_idempotency_module);
+    if (stat == NULL) {
+        return NULL;
+    }
+
+    return ngx_idem_redis_add(cf, near, &rd->conf, stat);
 }
 
 

@@ -100,6 +100,10 @@ ngx_http_idempotency_zones_size(ngx_http_idempotency_main_conf_t *imcf)
                + 9 * NGX_INT_T_LEN;
     }
 
+#if (NGX_HAVE_HIREDIS)
+    len += imcf->stores.nelts * ngx_http_idempotency_status_redis_size();
+#endif
+
     for (i = 0; i < NGX_IDEM_STAT_N; i++) {
         len += imcf->stores.nelts * (ngx_idem_stat_names[i].len
                                      + sizeof("\"\":,") + NGX_ATOMIC_T_LEN);
@@ -133,6 +137,13 @@ ngx_http_idempotency_write_zone(u_char *p, ngx_idem_store_t *st)
     }
 
     *p++ = '}';
+
+#if (NGX_HAVE_HIREDIS)
+    if (sn.redis) {
+        p = ngx_http_idempotency_status_redis(p, sn.redis);
+    }
+#endif
+
     *p++ = '}';
 
     return p;

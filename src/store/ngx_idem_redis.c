@@ -82,6 +82,7 @@ ngx_idem_redis_snapshot(ngx_idem_store_t *st, ngx_idem_snapshot_t *sn)
     rs = (ngx_idem_redis_t *) st;
 
     rs->near->verbs->snapshot(rs->near, sn);
+    sn->redis = rs->stat;
 }
 
 
@@ -94,7 +95,9 @@ ngx_idem_redis_begin(ngx_idem_store_t *st, ngx_cycle_t *cycle)
 
     rs->store.stat = rs->near->stat;
 
-    rs->client = ngx_idem_redis_client(cycle, rs->conf, NULL);
+    ngx_idem_redis_stat_begin(rs->stat);
+
+    rs->client = ngx_idem_redis_client(cycle, rs->conf, rs->stat);
     if (rs->client == NULL) {
         return NGX_ERROR;
     }
@@ -132,7 +135,7 @@ ngx_idem_redis_tick(ngx_idem_store_t *st)
 
 ngx_idem_store_t *
 ngx_idem_redis_add(ngx_conf_t *cf, ngx_idem_store_t *near,
-    ngx_idem_redis_conf_t *conf)
+    ngx_idem_redis_conf_t *conf, ngx_idem_redis_stat_t *stat)
 {
     ngx_idem_redis_t  *rs;
 
@@ -147,6 +150,7 @@ ngx_idem_redis_add(ngx_conf_t *cf, ngx_idem_store_t *near,
 
     rs->near = near;
     rs->conf = conf;
+    rs->stat = stat;
 
     return &rs->store;
 }

@@ -32,7 +32,7 @@
 
 /* Makes a store of a zone and a Redis.  NULL: out of memory. */
 ngx_idem_store_t *ngx_idem_redis_add(ngx_conf_t *cf, ngx_idem_store_t *near,
-    ngx_idem_redis_conf_t *conf);
+    ngx_idem_redis_conf_t *conf, ngx_idem_redis_stat_t *stat);
 
 
 #endif /* _NGX_IDEM_REDIS_H_INCLUDED_ */

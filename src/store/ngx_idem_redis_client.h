@@ -103,7 +103,6 @@ typedef struct {
 struct ngx_idem_redis_client_s {
     ngx_idem_redis_conf_t     *conf;
     ngx_idem_redis_stat_t     *stat;
-    ngx_idem_redis_stat_t      own;         /* if nobody gave one */
     ngx_log_t                 *log;
     ngx_pool_t                *pool;        /* of the cycle */
     ngx_idem_redis_addr_t     *addrs;       /* of conf->servers */

@@ -36,7 +36,7 @@ static void ngx_idem_redis_wait_handler(ngx_idem_redis_item_t *it,
 
 static void ngx_idem_redis_job_end(ngx_idem_redis_job_t *job,
     ngx_idem_redis_end_e end);
-static void ngx_idem_redis_count(ngx_idem_redis_stat_t *stat,
+static void ngx_idem_redis_count(ngx_idem_redis_client_t *rc,
     ngx_idem_redis_end_e end);
 static void ngx_idem_redis_tick_handler(ngx_event_t *ev);
 
@@ -53,7 +53,7 @@ ngx_idem_redis_client(ngx_cycle_t *cycle, ngx_idem_redis_conf_t *conf,
     }
 
     rc->conf = conf;
-    rc->stat = stat ? stat : &rc->own;
+    rc->stat = stat;
     rc->log = cycle->log;
     rc->pool = cycle->pool;
     rc->timeout = conf->timeout;
@@ -208,6 +208,7 @@ ngx_idem_redis_node(ngx_idem_redis_client_t *rc)
 
     node->rc = rc;
     node->link.data = node;
+    node->link.shown = 1;
 
     ngx_idem_redis_link_of(rc, &node->link);
     ngx_queue_init(&node->acks);
@@ -239,13 +240,13 @@ ngx_idem_redis_send(ngx_idem_redis_client_t *rc, ngx_idem_redis_cmd_t *cmd)
             ngx_idem_redis_job_free(job);
         }
 
-        ngx_idem_redis_count(rc->stat, NGX_IDEM_REDIS_REFUSED);
+        ngx_idem_redis_count(rc, NGX_IDEM_REDIS_REFUSED);
         return NGX_ERROR;
     }
 
-    (void) ngx_atomic_fetch_add(&rc->stat->sent, 1);
+    ngx_idem_redis_stat_add(rc->stat, NGX_IDEM_REDIS_COUNT_SENT);
+    ngx_idem_redis_stat_pending(rc->stat, ++rc->pending);
 
-    rc->pending++;
     cmd->slot = job;
 
     return NGX_AGAIN;
@@ -446,6 +447,7 @@ ngx_idem_redis_job_say(ngx_idem_redis_job_t *job, ngx_idem_redis_node_t *node,
 
     job->item.timeout = ngx_min((ngx_msec_t) left, job->rc->timeout);
     job->item.bytes = job->eval.len ? job->eval : job->bytes;
+    job->item.timed = 1;
 
     if (asking) {
         job->asking.timeout = job->item.timeout;
@@ -729,11 +731,11 @@ ngx_idem_redis_job_end(ngx_idem_redis_job_t *job, ngx_idem_redis_end_e end)
 
     if (end == NGX_IDEM_REDIS_FAILED) {
         (void) ngx_idem_redis_reply(job->reply, &v);
+        ngx_idem_redis_stat_error(rc->stat, ngx_idem_redis_stat_kind(&v.str));
     }
 
-    rc->pending--;
-
-    ngx_idem_redis_count(rc->stat, end);
+    ngx_idem_redis_stat_pending(rc->stat, --rc->pending);
+    ngx_idem_redis_count(rc, end);
 
     if (cmd) {
         cmd->slot = NULL;
@@ -768,36 +770,7 @@ ngx_idem_redis_job_free(ngx_idem_redis_job_t *job)
 
 
 static void
-ngx_idem_redis_count(ngx_idem_redis_stat_t *stat, ngx_idem_redis_end_e end)
+ngx_idem_redis_count(ngx_idem_redis_client_t *rc, ngx_idem_redis_end_e end)
 {
-    ngx_atomic_t  *counter;
-
-    counter = NULL;
-
-    switch (end) {
-
-    case NGX_IDEM_REDIS_REPLIED:
-        counter = &stat->replied;
-        break;
-
-    case NGX_IDEM_REDIS_FAILED:
-        counter = &stat->failed;
-        break;
-
-    case NGX_IDEM_REDIS_REFUSED:
-        counter = &stat->refused;
-        break;
-
-    case NGX_IDEM_REDIS_LOST:
-        counter = &stat->lost;
-        break;
-
-    case NGX_IDEM_REDIS_TOO_FEW:
-        counter = &stat->too_few;
-        break;
-    }
-
-    if (counter) {
-        (void) ngx_atomic_fetch_add(counter, 1);
-    }
+    ngx_idem_redis_stat_add(rc->stat, NGX_IDEM_REDIS_COUNT_REPLIED + end);
 }

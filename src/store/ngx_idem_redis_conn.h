@@ -31,6 +31,8 @@
 #include <ngx_core.h>
 #include <ngx_event.h>
 
+#include "store/ngx_idem_redis_stat.h"
+
 
 #define NGX_IDEM_REDIS_ARGS    8        /* of a script, at most */
 #define NGX_IDEM_REDIS_VALUES  64       /* of a reply, at most */
@@ -82,7 +84,7 @@ typedef struct {
 } ngx_idem_redis_script_t;
 
 
-/* How a command ended. */
+/* How a command ended.  The counters are in the same order. */
 
 typedef enum {
     NGX_IDEM_REDIS_REPLIED = 0,
@@ -144,23 +146,9 @@ struct ngx_idem_redis_sub_s {
 };
 
 
-/* Shared counters of a client: in memory that the caller gives. */
-
-typedef struct {
-    ngx_atomic_t  connects;
-    ngx_atomic_t  connect_failures;
-    ngx_atomic_t  sent;
-    ngx_atomic_t  replied;
-    ngx_atomic_t  failed;
-    ngx_atomic_t  refused;
-    ngx_atomic_t  lost;
-    ngx_atomic_t  too_few;
-} ngx_idem_redis_stat_t;
-
-
 /*
- * init_process: makes a client.  Connects to nobody yet.  stat may be NULL.
- * NULL: out of memory, was logged.
+ * init_process: makes a client.  Connects to nobody yet.  NULL: out of
+ * memory, was logged.
  */
 ngx_idem_redis_client_t *ngx_idem_redis_client(ngx_cycle_t *cycle,
     ngx_idem_redis_conf_t *conf, ngx_idem_redis_stat_t *stat);

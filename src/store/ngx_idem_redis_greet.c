@@ -215,6 +215,7 @@ static void
 ngx_idem_redis_greet_refused(ngx_idem_redis_link_t *link, ngx_str_t *words)
 {
     ngx_idem_redis_link_log(link, words);
+    ngx_idem_redis_stat_error(link->stat, ngx_idem_redis_stat_kind(words));
 
     link->leaving = "it refuses us";
 }

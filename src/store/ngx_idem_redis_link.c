@@ -19,10 +19,12 @@
 
 static void ngx_idem_redis_link_move(ngx_idem_redis_link_t *link,
     ngx_idem_redis_state_e state);
+static void ngx_idem_redis_link_show(ngx_idem_redis_link_t *link);
 static void ngx_idem_redis_link_busy(ngx_idem_redis_link_t *link);
 
 static ngx_int_t ngx_idem_redis_link_next(ngx_idem_redis_link_t *link);
 static ngx_int_t ngx_idem_redis_link_connect(ngx_idem_redis_link_t *link);
+static void ngx_idem_redis_link_meet(ngx_idem_redis_link_t *link);
 static ngx_int_t ngx_idem_redis_link_test(ngx_idem_redis_link_t *link);
 static ngx_int_t ngx_idem_redis_link_connected(ngx_idem_redis_link_t *link);
 static void ngx_idem_redis_link_tls_handler(ngx_connection_t *c);
@@ -40,6 +42,8 @@ static void ngx_idem_redis_link_overdue(ngx_idem_redis_link_t *link);
 
 static void ngx_idem_redis_link_break(ngx_idem_redis_link_t *link,
     const char *why);
+static void ngx_idem_redis_link_count(ngx_idem_redis_link_t *link,
+    const char *why);
 static void ngx_idem_redis_link_pause(ngx_idem_redis_link_t *link);
 static void ngx_idem_redis_link_drop(ngx_idem_redis_link_t *link);
 static void ngx_idem_redis_link_end_all(ngx_idem_redis_link_t *link);
@@ -47,6 +51,9 @@ static void ngx_idem_redis_link_end(ngx_queue_t *items);
 static ngx_uint_t ngx_idem_redis_link_may_log(ngx_idem_redis_link_t *link);
 static u_char *ngx_idem_redis_link_log_handler(ngx_log_t *log, u_char *buf,
     size_t len);
+
+
+static const char  ngx_idem_redis_link_late[] = "a reply is overdue";
 
 
 void
@@ -130,6 +137,10 @@ ngx_idem_redis_link_queue(ngx_idem_redis_link_t *link,
     }
 
     it->deadline = ngx_current_msec + it->timeout;
+
+    if (it->timed) {
+        it->said_us = ngx_idem_redis_stat_clock();
+    }
 
     if (!link->timer.timer_set) {
         ngx_add_timer(&link->timer, it->timeout);
@@ -218,7 +229,28 @@ ngx_idem_redis_link_move(ngx_idem_redis_link_t *link,
 
     link->state = state;
 
+    ngx_idem_redis_link_show(link);
     ngx_idem_redis_link_busy(link);
+}
+
+
+/* What people are told of it. */
+
+static void
+ngx_idem_redis_link_show(ngx_idem_redis_link_t *link)
+{
+    static const ngx_idem_redis_presence_e  presences[] = {
+        NGX_IDEM_REDIS_UNUSED,                  /* CLOSED */
+        NGX_IDEM_REDIS_AWAY,                    /* PAUSED */
+        NGX_IDEM_REDIS_OPENING,                 /* CONNECTING */
+        NGX_IDEM_REDIS_OPENING,                 /* GREETING */
+        NGX_IDEM_REDIS_THERE                    /* READY */
+    };
+
+    if (link->server) {
+        ngx_idem_redis_stat_presence(link->stat, link->server,
+                                     presences[link->state]);
+    }
 }
 
 
@@ -248,10 +280,9 @@ ngx_idem_redis_link_next(ngx_idem_redis_link_t *link)
             return NGX_OK;
         }
 
+        ngx_idem_redis_link_count(link, "cannot connect");
         ngx_idem_redis_link_drop(link);
     }
-
-    (void) ngx_atomic_fetch_add(&link->stat->connect_failures, 1);
 
     ngx_idem_redis_link_pause(link);
 
@@ -266,6 +297,7 @@ ngx_idem_redis_link_connect(ngx_idem_redis_link_t *link)
     ngx_connection_t       *c;
     ngx_peer_connection_t  *pc;
 
+    ngx_idem_redis_link_meet(link);
     ngx_idem_redis_link_move(link, NGX_IDEM_REDIS_CONNECTING);
 
     if (!link->timer.timer_set) {
@@ -308,6 +340,25 @@ ngx_idem_redis_link_connect(ngx_idem_redis_link_t *link)
     c->write->handler = ngx_idem_redis_link_write_handler;
 
     return (rc == NGX_OK) ? ngx_idem_redis_link_connected(link) : NGX_OK;
+}
+
+
+/* The server whose turn it is, in the counters. */
+
+static void
+ngx_idem_redis_link_meet(ngx_idem_redis_link_t *link)
+{
+    if (!link->shown) {
+        return;
+    }
+
+    if (link->server) {
+        ngx_idem_redis_stat_presence(link->stat, link->server,
+                                     NGX_IDEM_REDIS_UNUSED);
+    }
+
+    link->server = ngx_idem_redis_stat_server(link->stat, &link->addr->name);
+    link->server->sentinel = link->sentinel;
 }
 
 
@@ -439,7 +490,9 @@ ngx_idem_redis_link_ready(ngx_idem_redis_link_t *link)
                       &link->conf->name);
     }
 
-    (void) ngx_atomic_fetch_add(&link->stat->connects, 1);
+    if (link->server) {
+        (void) ngx_atomic_fetch_add(&link->server->connects, 1);
+    }
 
     link->failed = 0;
 
@@ -565,6 +618,10 @@ ngx_idem_redis_link_replies(ngx_idem_redis_link_t *link)
 
             ready = (link->state == NGX_IDEM_REDIS_READY);
             link->nitems -= ready;
+
+            if (it->timed && link->server) {
+                ngx_idem_redis_stat_trip(link->server, it->said_us);
+            }
 
             it->handler(it, &reply);
 
@@ -758,7 +815,7 @@ ngx_idem_redis_link_overdue(ngx_idem_redis_link_t *link)
         return;
     }
 
-    ngx_idem_redis_link_break(link, "a reply is overdue");
+    ngx_idem_redis_link_break(link, ngx_idem_redis_link_late);
 }
 
 
@@ -768,6 +825,8 @@ static void
 ngx_idem_redis_link_break(ngx_idem_redis_link_t *link, const char *why)
 {
     ngx_uint_t  renew;
+
+    ngx_idem_redis_link_count(link, why);
 
     if (*why && ngx_idem_redis_link_may_log(link)) {
         ngx_log_error(NGX_LOG_ERR, &link->log, 0,
@@ -796,6 +855,33 @@ ngx_idem_redis_link_break(ngx_idem_redis_link_t *link, const char *why)
                   || link->state == NGX_IDEM_REDIS_PAUSED))
     {
         (void) ngx_idem_redis_link_open(link, 1);
+    }
+}
+
+
+static void
+ngx_idem_redis_link_count(ngx_idem_redis_link_t *link, const char *why)
+{
+    ngx_idem_redis_error_e  kind;
+
+    if (*why == '\0') {
+        return;
+    }
+
+    if (link->state != NGX_IDEM_REDIS_READY) {
+        kind = NGX_IDEM_REDIS_ERROR_CONNECT;
+
+    } else if (why == ngx_idem_redis_link_late) {
+        kind = NGX_IDEM_REDIS_ERROR_TIMEOUT;
+
+    } else {
+        kind = NGX_IDEM_REDIS_ERROR_BROKEN;
+    }
+
+    ngx_idem_redis_stat_error(link->stat, kind);
+
+    if (link->server) {
+        (void) ngx_atomic_fetch_add(&link->server->failures, 1);
     }
 }
 

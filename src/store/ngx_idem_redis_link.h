@@ -87,7 +87,9 @@ struct ngx_idem_redis_item_s {
 
     ngx_queue_t                     queue;
     uint64_t                        start;      /* in all that was said */
+    uint64_t                        said_us;    /* when, if timed */
     ngx_msec_t                      deadline;
+    unsigned                        timed:1;    /* owner: a round trip */
     unsigned                        begun:1;
     unsigned                        sent:1;     /* at its end: perhaps seen */
 };
@@ -116,6 +118,7 @@ struct ngx_idem_redis_link_s {
 
     ngx_idem_redis_state_e          state;
     ngx_idem_redis_addr_t          *addr;
+    ngx_idem_redis_server_t        *server;     /* the same, if shown */
     ngx_uint_t                      at;         /* the next of addrs */
     ngx_uint_t                      tries;
     ngx_msec_t                      pause;
@@ -147,6 +150,7 @@ struct ngx_idem_redis_link_s {
 
     unsigned                        master:1;   /* owner: others are wrong */
     unsigned                        sentinel:1; /* owner: no data here */
+    unsigned                        shown:1;    /* owner: in the counters */
     unsigned                        keep:1;     /* owner: not while idle only */
     unsigned                        welcome:1;  /* items while it opens */
     unsigned                        renew:1;

@@ -26,6 +26,7 @@ static void ngx_idem_redis_renewed(ngx_idem_redis_task_t *task);
 static ngx_int_t ngx_idem_redis_copy(ngx_idem_redis_task_t *task);
 static ngx_int_t ngx_idem_redis_tell(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_completed(ngx_idem_redis_task_t *task);
+static void ngx_idem_redis_delivered(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_taken(ngx_idem_redis_task_t *task,
     ngx_idem_verdict_e verdict);
 static ngx_int_t ngx_idem_redis_untell(ngx_idem_redis_task_t *task);
@@ -241,6 +242,18 @@ ngx_idem_redis_completed(ngx_idem_redis_task_t *task)
 }
 
 
+/* At a later try than the first. */
+
+static void
+ngx_idem_redis_delivered(ngx_idem_redis_task_t *task)
+{
+    if (task->pause) {
+        ngx_idem_redis_stat_add(task->rs->stat,
+                                NGX_IDEM_REDIS_COUNT_DELIVERED);
+    }
+}
+
+
 /* Who does not wait for the answer does not count it either. */
 
 static void
@@ -250,6 +263,8 @@ ngx_idem_redis_taken(ngx_idem_redis_task_t *task, ngx_idem_verdict_e verdict)
     ngx_idem_store_t  *st;
 
     st = &task->rs->store;
+
+    ngx_idem_redis_delivered(task);
 
     if (task->op == NULL && (!task->counted || verdict == NGX_IDEM_LOST)) {
         stat = (verdict == NGX_IDEM_DONE) ? NGX_IDEM_STAT_DONE
@@ -374,6 +389,7 @@ ngx_idem_redis_released(ngx_idem_redis_task_t *task)
     }
 
     if (task->counted) {
+        ngx_idem_redis_delivered(task);
         ngx_idem_redis_free(task);
         return;
     }
@@ -411,6 +427,8 @@ ngx_idem_redis_later(ngx_idem_redis_task_t *task)
 {
     if (task->pause == 0) {
         task->rs->arrears += task->record.len;
+        ngx_idem_redis_stat_undelivered(task->rs->stat, 1,
+                                        (off_t) task->record.len);
         task->pause = NGX_IDEM_REDIS_AGAIN / 2;
     }
 
@@ -421,6 +439,8 @@ ngx_idem_redis_later(ngx_idem_redis_task_t *task)
                       "idempotency zone \"%V\": Redis has not taken an "
                       "outcome, and will not be told any more",
                       &task->rs->store.name);
+        ngx_idem_redis_stat_add(task->rs->stat,
+                                NGX_IDEM_REDIS_COUNT_ABANDONED);
         ngx_idem_redis_free(task);
         return;
     }

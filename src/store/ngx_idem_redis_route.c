@@ -64,6 +64,7 @@ ngx_idem_redis_route_init(ngx_idem_redis_client_t *rc)
 
         rc->scout.push = ngx_idem_redis_scout_push;
         rc->scout.sentinel = 1;
+        rc->scout.shown = 1;
         rc->scout.keep = 1;
 
         return ngx_idem_redis_scout_init(rc);

@@ -220,6 +220,8 @@ ngx_idem_redis_free(ngx_idem_redis_task_t *task)
 {
     if (task->pause) {
         task->rs->arrears -= task->record.len;
+        ngx_idem_redis_stat_undelivered(task->rs->stat, -1,
+                                        - (off_t) task->record.len);
     }
 
     if (task->event.timer_set) {

@@ -38,6 +38,7 @@ typedef struct {
     ngx_idem_store_t         *near;
     ngx_idem_redis_conf_t    *conf;
     ngx_idem_redis_client_t  *client;       /* of this process */
+    ngx_idem_redis_stat_t    *stat;
     size_t                    arrears;      /* bytes of outcomes that Redis
                                                has not taken yet */
 } ngx_idem_redis_t;

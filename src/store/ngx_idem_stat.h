@@ -72,18 +72,22 @@ typedef struct {
 } ngx_idem_stat_t;
 
 
+typedef struct ngx_idem_redis_stat_s  ngx_idem_redis_stat_t;
+
+
 /* What a store holds right now. */
 
 typedef struct {
-    size_t        size;             /* bytes of the zone as configured */
-    size_t        block;            /* bytes of a block */
-    ngx_uint_t    blocks;
-    ngx_uint_t    free;             /* blocks */
-    ngx_uint_t    running;          /* records by state */
-    ngx_uint_t    done;
-    ngx_uint_t    unstored;
-    ngx_uint_t    unknown;
-    ngx_uint_t    waiting;          /* waiters on all keys */
+    size_t                  size;       /* bytes of the zone as configured */
+    size_t                  block;      /* bytes of a block */
+    ngx_uint_t              blocks;
+    ngx_uint_t              free;       /* blocks */
+    ngx_uint_t              running;    /* records by state */
+    ngx_uint_t              done;
+    ngx_uint_t              unstored;
+    ngx_uint_t              unknown;
+    ngx_uint_t              waiting;    /* waiters on all keys */
+    ngx_idem_redis_stat_t  *redis;      /* NULL: there is none behind it */
 } ngx_idem_snapshot_t;
 
 

@@ -806,4 +806,20 @@ ngx_idem_redis_tls_free(ngx_connection_t *c)
 }
 
 
+/* There is one process. */
+
+void
+ngx_shmtx_lock(ngx_shmtx_t *mtx)
+{
+    (void) mtx;
+}
+
+
+void
+ngx_shmtx_unlock(ngx_shmtx_t *mtx)
+{
+    (void) mtx;
+}
+
+
 #endif /* _NGX_IDEM_REDIS_WORLD_H_INCLUDED_ */

@@ -17,6 +17,8 @@
 #include "store/ngx_idem_redis_client.h"
 
 
+#define COUNT(name)   (long) board_of.counts[NGX_IDEM_REDIS_COUNT_##name]
+#define ERRORS(name)  (long) board_of.errors[NGX_IDEM_REDIS_ERROR_##name]
 #define SHA  "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -97,6 +99,7 @@ static const char *evalsha(const char *key);
 
 static ngx_idem_redis_conf_t     conf;
 static ngx_idem_redis_stat_t     stat_of;
+static ngx_idem_redis_board_t    board_of;
 static ngx_idem_redis_client_t  *rc;
 static ngx_url_t                 urls[4];
 static ngx_addr_t                addrs[4];
@@ -194,7 +197,7 @@ test_greeting(void)
     say(peer(), ":1\r\n");
     turn();
     ended(as, NGX_IDEM_REDIS_REPLIED, "1", "and answered");
-    tap_is(stat_of.connects, 1, "a connection is counted");
+    tap_is(board_of.servers[0].connects, 1, "a connection is counted");
 
     finish();
 }
@@ -275,7 +278,7 @@ test_silent_greeting(void)
     tap_is(as->calls, 0, "a server may take its time to answer");
     later(1);
     ended(as, NGX_IDEM_REDIS_REFUSED, "", "but not for ever");
-    tap_is(stat_of.connect_failures, 1, "that is a failure to connect");
+    tap_is(ERRORS(CONNECT), 1, "that is a failure to connect");
 
     later(2000);
     turn();
@@ -322,7 +325,7 @@ test_pipeline(void)
     ended(c, NGX_IDEM_REDIS_REPLIED, "[] [] ok", "nothing, and empty strings");
     tap_ok(a->order < b->order && b->order < c->order, "in order");
     tap_is(ngx_idem_redis_pending(rc), 0, "nothing is pending");
-    tap_is(stat_of.replied, 3, "and all were counted");
+    tap_is(COUNT(REPLIED), 3, "and all were counted");
 
     finish();
 }
@@ -532,8 +535,8 @@ test_overdue(void)
     tap_ok(b->order < c->order, "in order");
     tap_is(peer()->closed, 1, "the connection is of no use any more");
     tap_is(world_busy(), 0, "nobody stays for a pause");
-    tap_is(stat_of.lost, 1, "one was lost");
-    tap_is(stat_of.refused, 1, "one was refused");
+    tap_is(COUNT(LOST), 1, "one was lost");
+    tap_is(COUNT(REFUSED), 1, "one was refused");
 
     finish();
 }
@@ -635,7 +638,7 @@ test_pauses(void)
     }
 
     tap_is(bad, 0, "pauses grow from 50 ms to 2 s");
-    tap_is(stat_of.connect_failures, 11, "each failure is counted");
+    tap_is(ERRORS(CONNECT), 11, "each failure is counted");
 
     world_connect = NGX_OK;
     later(2000);
@@ -954,7 +957,7 @@ test_wait(void)
     say(peer(), ":1\r\n:1\r\n");
     turn();
     ended(a, NGX_IDEM_REDIS_TOO_FEW, "1", "too few replicas");
-    tap_is(stat_of.too_few, 1, "are counted");
+    tap_is(COUNT(TOO_FEW), 1, "are counted");
 
     asks[nasks].cmd.wait = 1;
     a = ask("a");
@@ -1616,7 +1619,8 @@ begin(const char *servers)
     world_begin();
 
     memset(&conf, 0, sizeof(conf));
-    memset(&stat_of, 0, sizeof(stat_of));
+    memset(&board_of, 0, sizeof(board_of));
+    ngx_idem_redis_stat_init(&stat_of, &board_of);
     memset(asks, 0, sizeof(asks));
     memset(hearers, 0, sizeof(hearers));
     memset(sins, 0, sizeof(sins));
@@ -1712,7 +1716,8 @@ ready(void)
     }
 
     memset(asks, 0, sizeof(asks));
-    memset(&stat_of, 0, sizeof(stat_of));
+    memset(&board_of, 0, sizeof(board_of));
+    ngx_idem_redis_stat_init(&stat_of, &board_of);
     nasks = 0;
 }
 
