@@ -89,6 +89,9 @@ $(MODULE): FORCE $(TREE)/objs/Makefile
 run: all  ## start nginx with the module in front of a sample upstream
 	@examples/run
 
+run-redis: all  ## start two nodes that share a Redis
+	@examples/run-redis
+
 demo: all  ## show the promise: a payment sent twice, carried out once
 	@examples/demo
 
@@ -270,6 +273,6 @@ clean:  ## remove all that was built
 
 FORCE:
 
-.PHONY: all run demo bench torture mutants test points unit unit-programs      \
-	asan static fuzz lint exports help clean FORCE                        \
+.PHONY: all run run-redis demo bench torture mutants test points unit           \
+	unit-programs asan static fuzz lint exports help clean FORCE          \
 	$(FUZZERS:%=replay-%) $(FUZZERS:%=fuzz-%)

@@ -15,7 +15,6 @@ my $redis = Test::Idempotency::Redis->new;
 my $t = Test::Idempotency->new('idempotency payments;', workers => 1,
     zone => 'zone=payments:1m redis=main', backend => 'auto',
     locations => "location /golden {\n"
-        . 'add_header X-Told $idempotency_status; '
         . 'proxy_pass http://backend; '
         . "idempotency_fingerprint golden; }\n",
     http => 'idempotency_redis main { server unix:' . $redis->socket . '; }');
