@@ -46,6 +46,7 @@ static void ngx_idem_redis_link_count(ngx_idem_redis_link_t *link,
     const char *why);
 static void ngx_idem_redis_link_pause(ngx_idem_redis_link_t *link);
 static void ngx_idem_redis_link_drop(ngx_idem_redis_link_t *link);
+static void ngx_idem_redis_link_reset(ngx_connection_t *c);
 static void ngx_idem_redis_link_end_all(ngx_idem_redis_link_t *link);
 static void ngx_idem_redis_link_end(ngx_queue_t *items);
 static ngx_uint_t ngx_idem_redis_link_may_log(ngx_idem_redis_link_t *link);
@@ -919,6 +920,10 @@ ngx_idem_redis_link_drop(ngx_idem_redis_link_t *link)
     c = link->peer.connection;
 
     if (c) {
+        if (!ngx_queue_empty(&link->items)) {
+            ngx_idem_redis_link_reset(c);
+        }
+
         ngx_idem_redis_tls_free(c);
         ngx_close_connection(c);
         link->peer.connection = NULL;
@@ -955,6 +960,28 @@ ngx_idem_redis_link_drop(ngx_idem_redis_link_t *link)
 
     link->leaving = NULL;
     link->renew = 0;
+}
+
+
+/*
+ * What has left and was not answered must not be heard later, when its end was
+ * told: so nothing of it is sent again.
+ */
+
+static void
+ngx_idem_redis_link_reset(ngx_connection_t *c)
+{
+    struct linger  linger;
+
+    linger.l_onoff = 1;
+    linger.l_linger = 0;
+
+    if (setsockopt(c->fd, SOL_SOCKET, SO_LINGER,
+                   (const void *) &linger, sizeof(struct linger)) == -1)
+    {
+        ngx_log_error(NGX_LOG_ALERT, c->log, ngx_socket_errno,
+                      "setsockopt(SO_LINGER) failed");
+    }
 }
 
 
