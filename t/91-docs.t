@@ -91,6 +91,27 @@ subtest 'counters' => sub {
 };
 
 
+subtest 'counters of a Redis' => sub {
+    my $source = source('store/ngx_idem_redis_stat.c');
+    my $text = section('Status of a Redis');
+
+    my ($counts, $errors) = map {
+        $source =~ /ngx_idem_redis_${_}_names\[\w*\]\s*=\s*\{(.*?)^\};/ms
+    } qw(count error);
+
+    same([ rows('Status of a Redis', qr/`(\w+)` \| .*/) ],
+         [ strings($counts) ], 'commands');
+
+    my ($kinds) = $text =~ /^`errors` are counted by kind: (.*?)\n\n/ms;
+    same([ ticks($kinds) ], [ strings($errors) ], 'kinds of errors');
+
+    my ($json) = $text =~ /^```json\n(.*?)^```/ms;
+    same([ grep { !/^(?:sent|replied|timeout)$/ } $json =~ /"(\w+)":/g ],
+         [ unique(source('http/ngx_http_idempotency_status_redis.c')
+                  =~ /\\"(\w+)\\":/g) ], 'members of the status');
+};
+
+
 subtest 'rules' => sub {
     my $policy = source('core/ngx_idem_policy.c');
     my $fields = section('idempotency_hide_header');
