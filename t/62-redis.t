@@ -24,6 +24,8 @@ my $locations = <<'END';
     location /retry/   { proxy_pass http://backend; idempotency_unknown retry; }
     location /check/   { proxy_pass http://backend; idempotency_unknown check=/known; }
     location = /known  { internal; proxy_pass http://backend/known; }
+    location /patient/ { proxy_pass http://backend; idempotency_lease 300ms;
+                         idempotency_concurrent wait=10s; }
     location /lease/   { proxy_pass http://backend; idempotency_lease 300ms; }
     location /small/   { proxy_pass http://backend; idempotency_max_response 1; }
 END
@@ -172,6 +174,21 @@ is_problem($b->post(%request), 409, 'in-flight', 'the lease is renewed');
 $a->backend->answer(200, 'slow');
 is_answer($first, 200, 'slow', 'and the request completes');
 is_replay($b->post(%request), 200, 'slow', 'for all');
+
+# Who waits on B waits longer than a lease, and whoever comes later waits, too.
+
+%request = pay(path => '/patient/');
+$first = first(\%request);
+@twins = $b->start_post(%request);
+wait_for('B asks', sub { $b->zone->{records}{running} == 1 });
+$end = time + 1;
+wait_for('leases would be over', sub { time > $end });
+push @twins, $b->start_post(%request);
+$b->wait_until(waiting => 1);
+is($b->zone->{records}{unknown}, 0, 'its lease in the zone stands');
+$a->backend->answer(200, 'patience');
+is_answer($first, 200, 'patience', 'A ends');
+is_replay($_, 200, 'patience', 'B learns of it') for @twins;
 
 # A dies.
 

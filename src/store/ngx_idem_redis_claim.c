@@ -16,7 +16,7 @@
 #include "store/ngx_idem_redis_frame.h"
 
 
-#define NGX_IDEM_REDIS_POLL  1000       /* of a waiter, ms */
+#define NGX_IDEM_REDIS_POLL  1000       /* of a waiter, ms, at most */
 
 
 static ngx_int_t ngx_idem_redis_claim_near(ngx_idem_redis_t *rs,
@@ -39,7 +39,7 @@ static ngx_uint_t ngx_idem_redis_is_foreign(ngx_idem_redis_cmd_t *cmd);
 
 
 /*
- * One who has waited for another node still has the identity in the zone, and
+ * One who waits for another node has the identity in the zone, keeps it, and
  * asks again.
  */
 
@@ -58,6 +58,7 @@ ngx_idem_redis_claim(ngx_idem_store_t *st, ngx_idem_op_t *op)
     }
 
     if (op->task) {
+        (void) rs->near->verbs->renew(rs->near, op);
         return ngx_idem_redis_ask(op->task);
     }
 
@@ -282,7 +283,8 @@ ngx_idem_redis_wait(ngx_idem_redis_task_t *task)
     ngx_idem_redis_subscribe(task->rs->client, &task->sub);
 
     task->event.handler = ngx_idem_redis_poll;
-    ngx_add_timer(&task->event, NGX_IDEM_REDIS_POLL);
+    ngx_add_timer(&task->event,
+                  ngx_min(op->lease_ms / 3, NGX_IDEM_REDIS_POLL));
 
     op->handler(op);
 }
