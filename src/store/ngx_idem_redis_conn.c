@@ -732,6 +732,7 @@ ngx_idem_redis_job_end(ngx_idem_redis_job_t *job, ngx_idem_redis_end_e end)
     if (end == NGX_IDEM_REDIS_FAILED) {
         (void) ngx_idem_redis_reply(job->reply, &v);
         ngx_idem_redis_stat_error(rc->stat, ngx_idem_redis_stat_kind(&v.str));
+        ngx_idem_redis_link_log(&job->node->link, &v.str);
     }
 
     ngx_idem_redis_stat_pending(rc->stat, --rc->pending);
