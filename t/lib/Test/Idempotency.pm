@@ -136,7 +136,7 @@ sub conf_fails {
     my $given = join "\n", $directives, map { ref ? @$_ : $_ // () }
         @o{qw(server location locations http zone)};
 
-    $text =~ s/^\s+|\s+$|^\s*idempotency_zone (?=zone=)|;$//g;
+    $text =~ s/^\s*idempotency_zone (?=zone=)|^\s+|\s+$|;$//g;
 
     my @wrong = (
         $status ? () : 'nginx takes it',

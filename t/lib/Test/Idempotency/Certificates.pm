@@ -4,6 +4,7 @@ package Test::Idempotency::Certificates;
 #
 #   ca.pem                   who is trusted
 #   server.pem, server.key   for redis.test and 127.0.0.1
+#   expired.pem, expired.key the same, but its time is over
 #   client.pem, client.key   for a client
 #   other-ca.pem             somebody else, who has signed none of these
 #   other.pem, other.key     a client of somebody else
@@ -30,6 +31,7 @@ sub new {
 
     $self->_issuer($_) for 'ca', 'other-ca';
     $self->_issue('ca', 'server', NAMES);
+    $self->_issue('ca', 'expired', NAMES, -1);
     $self->_issue('ca', 'client', 'DNS:client.test');
     $self->_issue('other-ca', 'other', 'DNS:client.test');
 
@@ -50,7 +52,7 @@ sub _issuer {
 
 
 sub _issue {
-    my ($self, $issuer, $name, $names) = @_;
+    my ($self, $issuer, $name, $names, $days) = @_;
 
     my $request = $self->file("$name.csr");
     my $extensions = $self->file("$name.ext");
@@ -61,7 +63,7 @@ sub _issue {
 
     $self->_openssl(qw(req -new), $self->_key($name), '-subj', "/CN=$name",
         '-out', $request);
-    $self->_openssl(qw(x509 -req -days 2), '-in', $request,
+    $self->_openssl(qw(x509 -req -days), $days // 2, '-in', $request,
         '-CA', $self->file("$issuer.pem"),
         '-CAkey', $self->file("$issuer.key"), '-CAcreateserial',
         '-extfile', $extensions, '-out', $self->file("$name.pem"));
