@@ -1,0 +1,302 @@
+#!/usr/bin/perl
+
+# A master with replicas, and sentinels: when the master dies, another one takes
+# its place, and no request is carried out twice.  A claim that too few replicas
+# have is none.
+
+use lib 't/lib';
+use Test::Idempotency;
+use Test::Idempotency::Redis;
+use Test::Idempotency::Sentinel;
+
+use Time::HiRes qw(time);
+
+my $set = Test::Idempotency::Sentinel->new;
+my ($first, @others) = $set->sentinels;
+my $locations = <<'END';
+    location /wait/  { proxy_pass http://backend; idempotency_concurrent wait=9s; }
+    location /local/ { proxy_pass http://backend; idempotency_on_error local; }
+END
+
+
+# A node with such lines in its block.
+
+sub node {
+    my ($lines, %o) = @_;
+
+    return Test::Idempotency->new('idempotency payments;', workers => 1,
+        locations => $locations, zone => 'zone=payments:1m redis=main', %o,
+        http => "idempotency_redis main { $lines connect_timeout 500ms; "
+                . 'timeout 500ms; }');
+}
+
+
+sub sentinels {
+    my ($name) = @_;
+
+    return join ' ', "mode sentinel master=$name;",
+        map { "server @{[ $_->address ]};" } $set->sentinels;
+}
+
+
+my $n = 0;
+
+
+sub pay { return (path => '/', key => 'k' . ++$n, body => 'eur=1', @_) }
+
+
+# A request that the backend of a node holds.
+
+sub begin {
+    my ($t, $request) = @_;
+
+    my $asked = $t->backend->requests;
+    my $client = $t->start_post(%$request);
+
+    wait_for("$request->{key} is carried out",
+             sub { $t->backend->requests > $asked });
+
+    return ($client, $t->backend->last);
+}
+
+
+sub carried_out {
+    my ($t, $request, $name) = @_;
+
+    my ($client, $held) = begin($t, $request);
+    $t->backend->answer(201, "of $request->{key}", to => $held);
+
+    return is_answer($client, 201, "of $request->{key}", $name);
+}
+
+
+# Sends a request again and again, until it gets what it is to get.  Meanwhile
+# it may be told that it runs, or that nobody can be asked, and in time.
+
+sub in_the_end {
+    my ($t, $request, $body, $name) = @_;
+
+    my ($m, @odd, $longest);
+
+    wait_for("$name: a replay", sub {
+        my $began = time;
+        $m = $t->post(%$request);
+        $longest = time - $began if time - $began > ($longest // 0);
+        push @odd, $m->status if $m->status !~ /^(?:201|409|503)$/;
+
+        return $m->status == 201;
+    });
+
+    is("@odd", '', "$name: nothing odd before");
+    cmp_ok($longest, '<', 4, "$name: no answer was late");
+
+    return is_replay($m, 201, $body, $name);
+}
+
+
+# New keys, until one is carried out.
+
+sub works_again {
+    my ($t, $name) = @_;
+
+    my ($client, $asked) = (undef, $t->backend->requests);
+
+    wait_for("$name: it works again", sub {
+        $client = $t->start_post(pay());
+        wait_for('', sub { $client->answered
+                           || $t->backend->requests > $asked });
+        return $t->backend->requests > $asked
+            || is_503($client->response, $name);
+    });
+
+    $t->backend->answer(201, 'again', to => $t->backend->last);
+
+    return is_answer($client, 201, 'again', "$name: it works again");
+}
+
+
+sub is_503 {
+    my ($m, $name) = @_;
+
+    die "$name: status " . $m->status . "\n" if $m->status != 503;
+
+    return 0;
+}
+
+
+sub executions {
+    my ($request, @nodes) = @_;
+
+    return scalar grep { $_->header('Idempotency-Key') eq $request->{key} }
+        map { $_->backend->all } @nodes;
+}
+
+
+# One of the sentinels is not there from the start.
+
+$first->kill;
+
+my ($a, $b) = map { node(sentinels('main') . 'wait 1 500ms;') } 1, 2;
+my %old = pay();
+
+carried_out($a, \%old, 'a first request');
+is_replay($b->post(%old), 201, 'of k1', 'its duplicate on another node');
+carried_out($b, { pay() }, 'a first request on that one');
+$first->start;
+
+# The master dies while requests run.
+
+my %early = pay();
+my %late = pay();
+my %waited = pay(path => '/wait/');
+my %refused = pay();
+my ($early, $held_early) = begin($a, \%early);
+my ($late, $held_late) = begin($a, \%late);
+my ($waited, $held_waited) = begin($a, \%waited);
+my ($refused, $held_refused) = begin($a, \%refused);
+my $waiter = $b->start_post(%waited);
+$b->wait_until(running => 1);
+
+my $dead = $set->master;
+$dead->kill;
+
+$a->backend->answer(201, 'early', to => $held_early);
+$a->backend->answer(503, 'no', to => $held_refused);
+is_answer($early, 201, 'early', 'who is done meanwhile has its answer');
+is_answer($refused, 503, 'no', 'who is refused meanwhile as well');
+is_replay($a->post(%early), 201, 'early', 'its node replays it');
+is_replay($_->post(%old), 201, 'of k1', 'what the zone has is replayed')
+    for $a, $b;
+
+my $began = time;
+is_problem($b->post(pay()), 503, 'store-unavailable', 'a new key has to wait');
+cmp_ok(time - $began, '<', 3, 'not for long');
+
+in_the_end($b, \%early, 'early', 'done while there was no master');
+is_problem($b->post(%late), 409, 'in-flight', 'a claim that runs still runs');
+$a->backend->answer(201, 'late', to => $held_late);
+is_answer($late, 201, 'late', 'it ends on the new master');
+in_the_end($b, \%late, 'late', 'done on the new master');
+$a->backend->answer(201, 'waited', to => $held_waited);
+is_answer($waited, 201, 'waited', 'one that is waited for ends');
+like($waiter->response->status, qr/^(?:201|503)$/,
+     'who waited elsewhere knows or does not');
+in_the_end($b, \%waited, 'waited', 'one that was waited for');
+wait_for('what was refused is free', sub {
+    my $client = $b->start_post(%refused);
+    my $asked = $b->backend->requests;
+    wait_for('', sub { $client->answered || $b->backend->held });
+    return $b->backend->held && $client;
+});
+$b->backend->answer(201, 'second');
+in_the_end($a, \%refused, 'second', 'what was refused is carried out then');
+
+works_again($_, 'another master') for $a, $b;
+
+my %again = pay(path => '/wait/');
+my ($again, $held_again) = begin($b, \%again);
+$waiter = $a->start_post(%again);
+wait_for('somebody listens on the new master', sub {
+    @{ $set->master->command('PUBSUB', 'CHANNELS', 'idem:*') } });
+$b->backend->answer(201, 'woken', to => $held_again);
+is_answer($again, 201, 'woken', 'one that is waited for on the new master');
+is_replay($waiter, 201, 'woken', 'wakes who waits elsewhere');
+
+is(executions($_, $a, $b), 1, "$_->{key} was carried out once")
+    for \%old, \%early, \%late, \%waited;
+is(executions(\%refused, $a, $b), 2, 'what was refused, again');
+
+# It comes back, as a replica; then the masters change in good order.
+
+$dead->start;
+$set->wait_for_replica($dead);
+works_again($a, 'the old one is back');
+
+%late = pay();
+($late, $held_late) = begin($a, \%late);
+my $before = $set->master;
+wait_for('a change in good order', sub {
+    ($set->sentinels)[1]->client->try('SENTINEL', 'FAILOVER', 'main') eq 'OK' });
+$set->wait_for_other_master($before);
+$a->backend->answer(201, 'changed', to => $held_late);
+is_answer($late, 201, 'changed', 'a claim goes through the change');
+in_the_end($b, \%late, 'changed', 'so does its record');
+works_again($_, 'the change') for $a, $b;
+is(executions(\%late, $a, $b), 1, 'it was carried out once');
+
+# Nobody knows such a master.
+
+my $c = node(sentinels('other'));
+
+is_problem($c->post(pay()), 503, 'store-unavailable', 'an unknown master');
+is($c->backend->requests, 0, 'nothing runs');
+$c->log_like(qr/it knows no such master/, 'the log says so');
+$c->finish;
+
+# The sentinels die, the master does not.
+
+$_->kill for $set->sentinels;
+
+my %lonely = pay();
+carried_out($a, \%lonely, 'without sentinels it goes on');
+is_replay($b->post(%lonely), 201, "of $lonely{key}", 'on all nodes');
+
+$a->reload;
+is_problem($a->post(pay()), 503, 'store-unavailable',
+           'who begins then knows no master');
+is_replay($a->post(%lonely), 201, "of $lonely{key}", 'but what the zone has');
+carried_out($a, { pay(path => '/local/') }, 'or does it alone');
+$_->start for $set->sentinels;
+works_again($a, 'they are back');
+
+$_->finish for $a, $b;
+undef $set;
+
+# Too few replicas have it in time.
+
+my $master = Test::Idempotency::Redis->new;
+my $replica = Test::Idempotency::Redis->new(replica_of => $master);
+
+
+sub in_step {
+    $replica->wait_for_sync;
+    wait_for('the master sees it', sub {
+        ($master->info('replication')->{slave0} // '') =~ /state=online/ });
+
+    return;
+}
+
+
+in_step();
+($a, $b) = map { node("server @{[ $master->address ]}; wait 1 300ms;") } 1, 2;
+
+for (
+    [ 'hangs', sub { $replica->pause },  sub { $replica->resume } ],
+    [ 'dies',  sub { $replica->kill },   sub { $replica->start }  ])
+{
+    my ($how, $begin, $end) = @$_;
+    my %known = pay();
+    my %request = pay();
+
+    carried_out($a, \%known, "its replica $how: before");
+    my $records = $master->command('DBSIZE');
+
+    $begin->();
+    $began = time;
+    is_problem($a->post(%request), 503, 'store-unavailable',
+               "its replica $how: a new key is refused");
+    cmp_ok(time - $began, '<', 2, "its replica $how: in time");
+    is_replay($b->post(%known), 201, "of $known{key}",
+              "its replica $how: what is done is replayed elsewhere");
+    wait_for('the claim is taken back',
+             sub { $master->command('DBSIZE') == $records });
+    $end->();
+    in_step();
+
+    carried_out($b, \%request, "its replica $how: then it works at once");
+    is_replay($a->post(%request), 201, "of $request{key}",
+              "its replica $how: on all nodes");
+    is(executions(\%request, $a, $b), 1, "its replica $how: once");
+}
+
+done_testing;
