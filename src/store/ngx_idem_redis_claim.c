@@ -141,12 +141,26 @@ ngx_idem_redis_ask(ngx_idem_redis_task_t *task)
 }
 
 
-/* Redis has answered a claim. */
+/*
+ * Redis has answered a claim.  Replicas have to acknowledge what is granted;
+ * what there was before needs none.
+ */
 
 static void
 ngx_idem_redis_claimed(ngx_idem_redis_task_t *task)
 {
-    switch (ngx_idem_redis_letter(task)) {
+    u_char  letter;
+
+    letter = ngx_idem_redis_letter(task);
+
+    if (task->cmd.end == NGX_IDEM_REDIS_TOO_FEW
+        && (letter == 'O' || letter == 'C'))
+    {
+        ngx_idem_redis_unclaimed(task);
+        return;
+    }
+
+    switch (letter) {
 
     case 'O':
         ngx_idem_redis_owned(task, NGX_IDEM_OWNED);

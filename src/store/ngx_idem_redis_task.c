@@ -134,7 +134,8 @@ ngx_idem_redis_letter(ngx_idem_redis_task_t *task)
 
     cmd = &task->cmd;
 
-    if (cmd->end != NGX_IDEM_REDIS_REPLIED
+    if ((cmd->end != NGX_IDEM_REDIS_REPLIED
+         && cmd->end != NGX_IDEM_REDIS_TOO_FEW)
         || cmd->nvalues == 0
         || cmd->values[0].str.len != 1)
     {
