@@ -24,6 +24,7 @@ ngx_idem_state_e
 ngx_idem_lease_expire(ngx_idem_entry_t *en, uint64_t now_ms)
 {
     if (en->state == NGX_IDEM_STATE_RUNNING && en->until_ms <= now_ms) {
+        en->dry = 0;
         ngx_idem_lease_enter(en, NGX_IDEM_STATE_UNKNOWN, en->until_ms,
                              ngx_idem_lease_ms(en->ttl_s));
     }
@@ -91,6 +92,7 @@ ngx_idem_lease_claim_unknown(ngx_idem_entry_t *en,
 
         (void) ngx_idem_lease_grant(en, cl, now_ms);
         en->ttl_s = left_s;
+        en->dry = 1;
 
         return NGX_IDEM_CHECK;
 
@@ -166,6 +168,8 @@ ngx_idem_lease_orphan(ngx_idem_entry_t *en, uint64_t now_ms)
     if (ngx_idem_lease_expire(en, now_ms) != NGX_IDEM_STATE_RUNNING) {
         return;
     }
+
+    en->dry = 0;
 
     ngx_idem_lease_enter(en, NGX_IDEM_STATE_UNKNOWN, now_ms,
                          ngx_idem_lease_ms(en->ttl_s));

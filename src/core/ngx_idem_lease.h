@@ -47,7 +47,8 @@ typedef struct {
     uint32_t  ttl_s;            /* running: life as unknown; else life given */
     uint16_t  status;           /* of the first answer: done, unstored */
     uint8_t   state;            /* ngx_idem_state_e */
-    uint8_t   dry;              /* unstored by a dry run, else done */
+    uint8_t   dry;              /* unstored by a dry run, else done; while
+                                   running: an unknown is looked into */
 } ngx_idem_entry_t;
 
 

@@ -250,6 +250,7 @@ typedef struct {
  *   changed   a redirect has changed the method
  *   recursive where it was seen first, error pages are followed by others
  *   fed       the body is hashed as it comes
+ *   behind    who has it while this one waits looks into an unknown
  *   last_try  the wait is over
  *   handled   a content handler ran
  *   unasked   it is one that asks upstreams, and had no memory to begin
@@ -294,6 +295,7 @@ typedef struct {
     unsigned                          recursive:1;
     unsigned                          fed:1;
     unsigned                          waited:1;
+    unsigned                          behind:1;
     unsigned                          last_try:1;
     unsigned                          handled:1;
     unsigned                          unasked:1;

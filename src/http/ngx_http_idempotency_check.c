@@ -23,7 +23,8 @@ static ngx_int_t ngx_http_idempotency_still_unknown(ngx_http_request_t *r,
 
 /*
  * What was unknown when this request was parked, and is so still: whoever it
- * has waited for was asking, and has not learned more.
+ * has waited for was asking, and has not learned more.  It may have become
+ * unknown in the millisecond in which the request was parked.
  */
 
 ngx_int_t
@@ -34,7 +35,8 @@ ngx_http_idempotency_check(ngx_http_request_t *r,
 
     if (ctx->ilcf->dry_run
         || (ctx->waited
-            && ctx->op.age_ms >= ngx_current_msec - ctx->parked))
+            && ctx->op.age_ms + ctx->behind
+               > ngx_current_msec - ctx->parked))
     {
         return ngx_http_idempotency_still_unknown(r, ctx);
     }

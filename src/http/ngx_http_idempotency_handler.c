@@ -748,6 +748,7 @@ ngx_http_idempotency_wait(ngx_http_request_t *r,
     }
 
     ctx->parked = ngx_current_msec;
+    ctx->behind = (ctx->op.dry != 0);
     left = ctx->wait_began + ctx->ilcf->wait - ngx_current_msec;
 
     if ((ngx_msec_int_t) left < 0) {

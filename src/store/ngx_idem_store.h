@@ -79,7 +79,8 @@ struct ngx_idem_op_s {
     uint64_t                 fence;         /* OWNED, CHECK */
     uint64_t                 age_ms;        /* of what is not running */
     ngx_uint_t               status;        /* DONE, UNSTORED */
-    ngx_flag_t               dry;           /* UNSTORED by a dry run */
+    ngx_flag_t               dry;           /* UNSTORED by a dry run; BUSY
+                                               with an unknown, perhaps */
     ngx_str_t                stored;        /* DONE: the bytes, in op->pool */
 
     /* when a verb is answered later, or claiming again makes sense */

@@ -396,6 +396,7 @@ test_check(void)
     tap_ok(en.fence == 42 && memcmp(en.owner, own2, sizeof(own2)) == 0,
            "who looks has a fence and an owner's proof");
     tap_is(en.until_ms, NOW + LEASE_MS, "and a lease");
+    tap_is(en.dry, 1, "and the mark of one who looks");
     tap_is(en.ttl_s, 91, "whose life as unknown is what was left");
 
     tap_is(ngx_idem_lease_complete(&en, own2, &oc, later), UNKNOWN,
@@ -406,6 +407,16 @@ test_check(void)
            "and the life, and the status");
     tap_is(ngx_idem_lease_age_ms(&en, later),
            ngx_idem_lease_age_ms(&unknown, later), "so it has its age");
+
+    en = unknown;
+    ngx_idem_lease_claim(&en, &cl, NOW);
+    ngx_idem_lease_orphan(&en, later);
+    tap_ok(en.state == U && en.dry == 0, "a dead one looks no more");
+
+    en = unknown;
+    ngx_idem_lease_claim(&en, &cl, NOW);
+    ngx_idem_lease_expire(&en, NOW + LEASE_MS);
+    tap_ok(en.state == U && en.dry == 0, "nor one whose lease is over");
 
     en = unknown;
     ngx_idem_lease_claim(&en, &cl, NOW);
