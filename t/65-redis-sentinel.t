@@ -15,6 +15,8 @@ my $set = Test::Idempotency::Sentinel->new;
 my ($first, @others) = $set->sentinels;
 my $locations = <<'END';
     location /wait/  { proxy_pass http://backend; idempotency_concurrent wait=9s; }
+    location /check/ { proxy_pass http://backend; idempotency_unknown check=/known; }
+    location /known  { internal; proxy_pass http://backend; }
     location /local/ { proxy_pass http://backend; idempotency_on_error local; }
 END
 
@@ -273,7 +275,12 @@ for (
     my %known = pay();
     my %request = pay();
 
+    my %unknown = pay(path => '/check/');
+
     carried_out($a, \%known, "its replica $how: before");
+    my ($client, $held) = begin($a, \%unknown);
+    $a->backend->close(to => $held);
+    is($client->response->status, 502, "its replica $how: an outcome is lost");
     my $records = $master->command('DBSIZE');
 
     $begin->();
@@ -283,6 +290,8 @@ for (
     cmp_ok(time - $began, '<', 2, "its replica $how: in time");
     is_replay($b->post(%known), 201, "of $known{key}",
               "its replica $how: what is done is replayed elsewhere");
+    is_problem($b->post(%unknown), 503, 'store-unavailable',
+               "its replica $how: nor is one looked into");
     wait_for('the claim is taken back',
              sub { $master->command('DBSIZE') == $records });
     $end->();
@@ -292,6 +301,12 @@ for (
     is_replay($a->post(%request), 201, "of $request{key}",
               "its replica $how: on all nodes");
     is(executions(\%request, $a, $b), 1, "its replica $how: once");
+
+    $client = $b->start_post(%unknown);
+    is($b->backend->wait_for_request->method, 'GET',
+       "its replica $how: what was unknown is looked into, still");
+    $b->backend->answer(500, '');
+    is_problem($client, 409, 'not-known-yet', "its replica $how: in vain");
 }
 
 done_testing;
