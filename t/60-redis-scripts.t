@@ -89,7 +89,8 @@ sub complete {
 sub release {
     my ($key, %o) = @_;
 
-    return call('release', $key, $o{owner} // $me, channel($key));
+    return call('release', $key, $o{owner} // $me, channel($key),
+                $o{back} // 0);
 }
 
 
@@ -187,6 +188,7 @@ my %acts = (
     unst    => sub { complete(@_, state => 'u') },
     unkn    => sub { complete(@_, state => 'k') },
     release => sub { release(@_) },
+    back    => sub { release(@_, back => 1) },
 );
 
 # The verdict; and after ">" the state then, if it is another one.  What is
@@ -194,21 +196,21 @@ my %acts = (
 # late, for unchecked.
 
 my $table = <<'END_OF_TABLE';
-state     who    claim  retry  check  differs  renew  done  unst  unkn  release
-absent    me     O>B    O>B    O>B    O>B      L      L     L     L     L
-absent    other  O>B    O>B    O>B    O>B      L      L     L     L     L
-running   me     O      O      O      M        O      D>D   S>S   U>U   A>A
-running   other  B      B      B      M        L      L     L     L     L
-checking  me     C      C      C      M        O      D>D   S>S   U>U   A>A
-checking  other  B      B      B      M        L      L     L     L     L
-done      me     D      D      D      M        L      D     L     L     L
-done      other  D      D      D      M        L      L     L     L     L
-unstored  me     S      S      S      M        L      L     S     L     L
-unstored  other  S      S      S      M        L      L     L     L     L
-unknown   me     U      O>B    C>B    M        L      L     L     U     L
-unknown   other  U      O>B    C>B    M        L      L     L     L     L
-late      me     U      O>B    C>B    M        L      L     L     L     L
-late      other  U      O>B    C>B    M        L      L     L     L     L
+state    who   claim retry check differs renew done unst unkn release back
+absent   me    O>B   O>B   O>B   O>B     L     L    L    L    L       L
+absent   other O>B   O>B   O>B   O>B     L     L    L    L    L       L
+running  me    O     O     O     M       O     D>D  S>S  U>U  A>A     A>A
+running  other B     B     B     M       L     L    L    L    L       L
+checking me    C     C     C     M       O     D>D  S>S  U>U  A>A     U>U
+checking other B     B     B     M       L     L    L    L    L       L
+done     me    D     D     D     M       L     D    L    L    L       L
+done     other D     D     D     M       L     L    L    L    L       L
+unstored me    S     S     S     M       L     L    S    L    L       L
+unstored other S     S     S     M       L     L    L    L    L       L
+unknown  me    U     O>B   C>B   M       L     L    L    U    L       L
+unknown  other U     O>B   C>B   M       L     L    L    L    L       L
+late     me    U     O>B   C>B   M       L     L    L    L    L       L
+late     other U     O>B   C>B   M       L     L    L    L    L       L
 END_OF_TABLE
 
 my %alike = (absent => [ qw(released expired gone) ], late => [ 'unchecked' ]);
@@ -248,7 +250,7 @@ sub cells {
 subtest 'the table' => sub {
     my @cells = cells();
 
-    is(scalar(@cells), 11 * 2 * 9, 'every cell');
+    is(scalar(@cells), 11 * 2 * 10, 'every cell');
     time_passes(21);
 
     for (@cells) {
@@ -467,6 +469,14 @@ subtest 'looking into an unknown' => sub {
     is($c->command('PEXPIRETIME', $key), $born + $life, 'with its own end');
     is(load($key)->{status}, 504, 'and status');
     cmp_ok(load($key)->{age}, '>=', $age, 'and age');
+
+    # not made use of
+
+    @check = claim($key, unknown => 'check', lease => 9 * HOUR);
+    is_deeply([ release($key, back => 1) ], [ 'U' ], 'it is given back');
+    is($c->command('PEXPIRETIME', $key), $check[4] + $check[5],
+       'with its own end');
+    is(load($key)->{status}, 504, 'and status');
 
     # again and again: no longer for it
 

@@ -360,10 +360,11 @@ ngx_idem_redis_release(ngx_idem_store_t *st, ngx_idem_op_t *op)
 static ngx_int_t
 ngx_idem_redis_untell(ngx_idem_redis_task_t *task)
 {
-    task->cmd.nargs = 2;
+    task->cmd.nargs = 3;
 
     ngx_idem_redis_set(task, 0, task->own.owner, NGX_IDEM_OWNER_LEN);
     ngx_idem_redis_set(task, 1, task->channel.data, task->channel.len);
+    ngx_idem_redis_set_number(task, 2, task->unused);
 
     return ngx_idem_redis_send_task(task);
 }
@@ -407,6 +408,7 @@ ngx_idem_redis_give_back(ngx_idem_redis_task_t *task)
     task->verb = NGX_IDEM_REDIS_RELEASE;
     task->handler = ngx_idem_redis_released;
     task->counted = 1;
+    task->unused = 1;
     task->until_ms = ngx_current_msec + task->own.lease_ms;
 
     ngx_idem_redis_near_release(task);

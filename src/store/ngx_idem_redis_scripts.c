@@ -91,17 +91,25 @@ ngx_idem_redis_script_t  ngx_idem_redis_scripts[NGX_IDEM_REDIS_SCRIPTS] = {
     { "release",
     "-- Forgets the claim of owner: see store/ngx_idem_redis_scripts.h.\n"
     "\n"
-    "local key, owner, channel = KEYS[1], unpack(ARGV)\n"
-    "local v = redis.call('GET', key)\n"
+    "local key, owner, channel, back = KEYS[1], unpack(ARGV)\n"
+    "local v, verdict = redis.call('GET', key), 'A'\n"
     "if not v or v:sub(1, 19) ~= 'I1r' .. owner then return { 'L' } end\n"
     "\n"
-    "local life, _, _, told = struct.unpack('>dHBc1', v, 60)\n"
+    "local life, _, dry, told = struct.unpack('>dHBc1', v, 60)\n"
     "if redis.call('PTTL', key) <= life then return { 'L' } end\n"
     "\n"
-    "redis.call('DEL', key)\n"
-    "if told == '1' then redis.call('PUBLISH', channel, 'A') end\n"
-    "return { 'A' }\n",
-      433, "6c9081a0ab00de4f95bed289e4d625509a941fcc" },
+    "if back == '1' and #v > 71 then         -- it was unknown, and still is\n"
+    "    local born, was, status = struct.unpack('>ddH', v, 72)\n"
+    "    verdict = 'U'\n"
+    "    redis.call('SET', key, 'I1k' .. v:sub(4, 59)\n"
+    "               .. struct.pack('>dHBc1', was, status, dry, '0'))\n"
+    "    redis.call('PEXPIREAT', key, born + was)\n"
+    "else\n"
+    "    redis.call('DEL', key)\n"
+    "end\n"
+    "if told == '1' then redis.call('PUBLISH', channel, verdict) end\n"
+    "return { verdict }\n",
+      783, "ea4b6c221363bad2df4113b817f6c9500a269765" },
 
     { "load",
     "-- Shows a record: see store/ngx_idem_redis_scripts.h.\n"

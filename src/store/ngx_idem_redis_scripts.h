@@ -42,9 +42,11 @@
  *           Whoever has completed and does it again, because a reply was
  *           lost, is answered as before; nothing changes.
  *
- * release   owner, channel
+ * release   owner, channel, back (0, 1: nobody has made use of the claim)
  *
- *             A or L                                absent or lost
+ *             A, U or L                             absent, unknown or lost
+ *
+ *           If nobody has looked into an unknown, it is what it was.
  *
  * load      with the record (0, 1)
  *

@@ -52,6 +52,7 @@ typedef struct {
  *   near     the identity is ours in the zone
  *   counted  whoever asked has got a verdict, or nobody ever will
  *   doubt    the zone did not know what became of the last claim
+ *   unused   the claim is given back, nobody has seen it
  */
 
 struct ngx_idem_redis_task_s {
@@ -78,6 +79,7 @@ struct ngx_idem_redis_task_s {
     unsigned                  near:1;
     unsigned                  counted:1;
     unsigned                  doubt:1;
+    unsigned                  unused:1;
     unsigned                  waits:1;
 };
 
@@ -88,7 +90,10 @@ ngx_int_t ngx_idem_redis_renew(ngx_idem_store_t *st, ngx_idem_op_t *op);
 ngx_int_t ngx_idem_redis_complete(ngx_idem_store_t *st, ngx_idem_op_t *op);
 ngx_int_t ngx_idem_redis_release(ngx_idem_store_t *st, ngx_idem_op_t *op);
 
-/* A claim that nobody will use: on Redis it lasts no longer than its lease. */
+/*
+ * A claim that nobody will use: on Redis it lasts no longer than its lease.  An
+ * unknown that was to be looked into is unknown again.
+ */
 void ngx_idem_redis_give_back(ngx_idem_redis_task_t *task);
 
 /*
