@@ -1,9 +1,9 @@
 #!/usr/bin/perl
 
 # What nginx is told about Redis: a mistake is told with its file and line, and
-# what is right works, over TCP, a unix socket and TLS, with users and databases.
-# Who is not let in, or does not trust the server, says so and lets nothing
-# through.
+# what is right works, over TCP, a unix socket and TLS, with users and
+# databases.  Who is not let in, or does not trust the server, says so and lets
+# nothing through.
 
 use lib 't/lib';
 use Test::Idempotency;
@@ -77,7 +77,7 @@ my $redis = Test::Idempotency::Redis->new(tls => 'mutual',
 my ($socket, $tls_port) = ($redis->socket, $redis->tls_port);
 my $c = $redis->certificates;
 my $locations = <<'END';
-    location /wait/ { proxy_pass http://backend; idempotency_concurrent wait=9s; }
+    location /wait/  { proxy_pass http://backend; idempotency_concurrent wait=9s; }
     location /brief/ { proxy_pass http://backend; idempotency_lease 1s; }
 END
 
@@ -259,7 +259,7 @@ $t->change(files => undef);
 $t->{nginx}->write_file('password', "changed\n");
 $t->reload;
 works_again($t, 'the new password');
-is_replay($t->post(%brief), 200, 'meanwhile', 'and what the zone has, is there');
+is_replay($t->post(%brief), 200, 'meanwhile', 'what the zone has is there');
 unlike($t->log, qr/secret|changed/, 'no password is in the log');
 
 done_testing;
