@@ -400,8 +400,6 @@ ngx_idem_redis_released(ngx_idem_redis_task_t *task)
 }
 
 
-/* A claim that nobody will use: on Redis it lasts no longer than its lease. */
-
 void
 ngx_idem_redis_give_back(ngx_idem_redis_task_t *task)
 {
