@@ -215,6 +215,25 @@ in_the_end($b, \%late, 'changed', 'so does its record');
 works_again($_, 'the change') for $a, $b;
 is(executions(\%late, $a, $b), 1, 'it was carried out once');
 
+# It hangs, and another one takes its place; then it goes on, and takes itself
+# for the master still.
+
+%late = pay();
+($late, $held_late) = begin($a, \%late);
+$before = $set->master;
+$before->pause;
+$began = time;
+is_problem($b->post(%late), 503, 'store-unavailable', 'a master hangs');
+cmp_ok(time - $began, '<', 3, 'nobody waits for it long');
+$a->backend->answer(201, 'meanwhile', to => $held_late);
+is_answer($late, 201, 'meanwhile', 'who is done has its answer');
+$set->wait_for_other_master($before);
+$before->resume;
+in_the_end($b, \%late, 'meanwhile', 'the other master is told');
+works_again($_, 'a master hung') for $a, $b;
+is(executions(\%late, $a, $b), 1, 'it was carried out once');
+$set->wait_for_replica($before);
+
 # Nobody knows such a master.
 
 my $c = node(sentinels('other'));
@@ -243,6 +262,38 @@ works_again($a, 'they are back');
 $_->finish for $a, $b;
 undef $set;
 
+# Passwords: of the servers; of the sentinel, too; of the sentinel another one.
+
+$set = Test::Idempotency::Sentinel->new(replicas => 1, sentinels => 1,
+                                        password => 'secret');
+
+for (
+    [ 'nopass',  201, 'a sentinel without a password'      ],
+    [ '>secret', 201, 'a sentinel with the same password'  ],
+    [ '>other',  503, 'a sentinel with another password'   ])
+{
+    my ($password, $status, $why) = @$_;
+
+    ($set->sentinels)[0]->client->command('ACL', 'SETUSER', 'default',
+                                          'resetpass', $password);
+
+    my $t = node(sentinels('main') . 'password_file password; database 1;',
+                 files => { password => "secret\n" });
+
+    if ($status == 201) {
+        works_again($t, $why);
+
+    } else {
+        is_problem($t->post(pay()), 503, 'store-unavailable', $why);
+        $t->log_like(qr/says "NOAUTH/, "$why: the log says so");
+    }
+
+    $t->finish;
+    ($set->sentinels)[0]->restart;
+}
+
+undef $set;
+
 # Too few replicas have it in time.
 
 my $master = Test::Idempotency::Redis->new;
@@ -265,6 +316,12 @@ sub in_step {
 
 
 in_step();
+
+my $readonly = node("server @{[ $replica->address ]};");
+is_problem($readonly->post(pay()), 503, 'store-unavailable', 'a mere replica');
+$readonly->log_like(qr/says "READONLY/, 'the log says so');
+$readonly->finish;
+
 ($a, $b) = map { node("server @{[ $master->address ]}; wait 1 300ms;") } 1, 2;
 
 for (
