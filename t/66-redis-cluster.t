@@ -245,16 +245,43 @@ is($c->backend->requests, 0, 'nothing runs');
 $c->log_like(qr/cluster support disabled/, 'the log says so');
 $c->finish;
 
-# A node dies, and the cluster is down.
+# A node dies, and its replica takes its place.
+
+my $replica = $cluster->add_replica($nodes[0]);
+my %heir = pay_at($nodes[0]);
+my $slot = slot(\%heir);
+my ($heir, $held) = begin($a, \%heir);
+
+wait_for('its replica has it', sub {
+    my $client = $nodes[0]->client;
+    $client->command('PING');
+    return $client->command('WAIT', 1, 2000);
+});
+
+$nodes[0]->kill;
+is_problem($b->post(%heir), 503, 'store-unavailable', 'a node is dead');
+$a->backend->answer(201, 'meanwhile', to => $held);
+is_answer($heir, 201, 'meanwhile', 'who is done has its answer');
+wait_for('the replica has the slots', sub {
+    $cluster->node_of_slot($slot) == $replica });
+in_the_end($b, \%heir, 'meanwhile', 'the replica is told');
+works_again($_, $replica) for $a, $b;
+is(executions(\%heir), 1, 'it was carried out once');
+
+$nodes[0]->start->wait_for_sync;
+$cluster->wait_until_ok;
+$nodes[0] = $replica;
+
+# One dies that has none, and the cluster is down.
 
 my %known = pay_at($nodes[1]);
 my %runs = pay_at($nodes[1]);
 my %new = pay_at($nodes[1]);
 
 carried_out($a, \%known, 'before');
-my ($runs, $held) = begin($a, \%runs);
+(my $runs, $held) = begin($a, \%runs);
 
-$nodes[0]->kill;
+$nodes[2]->kill;
 
 for my $why ('one is dead', 'the cluster is down') {
     my %lost = pay_at($nodes[1]);
@@ -263,7 +290,7 @@ for my $why ('one is dead', 'the cluster is down') {
         $nodes[1]->command('CLUSTER', 'INFO') =~ /^cluster_state:fail/m
     }) if $why =~ /down/;
 
-    %lost = pay_at($nodes[0]) if $why =~ /dead/;
+    %lost = pay_at($nodes[2]) if $why =~ /dead/;
 
     my $began = time;
     is_problem($a->post(%lost), 503, 'store-unavailable',
@@ -280,7 +307,7 @@ $a->backend->answer(201, 'ran', to => $held);
 is_answer($runs, 201, 'ran', 'who ran has its answer');
 is_replay($a->post(%runs), 201, 'ran', 'its node replays it');
 
-$nodes[0]->start;
+$nodes[2]->start;
 $cluster->wait_until_ok;
 in_the_end($b, \%runs, 'ran', 'it is told when the cluster is there again');
 is(executions(\%runs), 1, 'it ran once');

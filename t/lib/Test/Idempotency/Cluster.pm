@@ -8,6 +8,7 @@ package Test::Idempotency::Cluster;
 #   $cluster->move_keys($slot, $to);
 #   $cluster->end_move($slot, $to);     # and from here on MOVED
 #   $cluster->move($slot, $to);         # all three
+#   $cluster->add_replica($node);       # another node, which stands in for it
 #
 # Options: masters => 3, and those of a server.  A node that is started again
 # has its slots, and no keys.
@@ -27,7 +28,7 @@ sub new {
 
     my $masters = delete $o{masters} // 3;
     my @nodes = map { Test::Idempotency::Cluster::Node->new(%o) } 1 .. $masters;
-    my $self = bless { nodes => \@nodes }, $class;
+    my $self = bless { nodes => \@nodes, options => \%o }, $class;
 
     for my $i (0 .. $#nodes) {
         $nodes[$i]->command('CLUSTER', 'SET-CONFIG-EPOCH', $i + 1);
@@ -48,6 +49,20 @@ sub _meet {
 
     return $one->command('CLUSTER', 'MEET', '127.0.0.1', $other->port,
                          $other->{bus_port});
+}
+
+
+sub add_replica {
+    my ($self, $master) = @_;
+
+    my $node = Test::Idempotency::Cluster::Node->new(%{ $self->{options} });
+
+    push @{ $self->{nodes} }, $node;
+    $self->_meet($master, $node);
+    $self->wait_until_ok;
+    $node->command('CLUSTER', 'REPLICATE', $master->id);
+
+    return $node->wait_for_sync;
 }
 
 
