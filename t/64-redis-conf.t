@@ -63,16 +63,12 @@ conf_fails('idempotency payments;', qr/is duplicate/, 'one that is, twice',
            zone => $zone, http => "idempotency_redis main { $server }\n"
                                   . "idempotency_redis main { $server }");
 
-# What works.  The rights of the user are those that README names.
-
-my ($rights) = join('', do { open my $in, '<', 'README.md'; <$in> })
-    =~ /^ACL SETUSER nginx on >secret ~idem:\* &idem:\* (.*?)```/ms
-    or die "README.md has no user\n";
-$rights =~ s/\\\n|\s+/ /g;
+# What works.
 
 my $redis = Test::Idempotency::Redis->new(tls => 'mutual',
     users => [ 'user default on nopass ~* &* +@all',
-               "user idem on >secret ~pay:* &pay:* $rights" ]);
+               "user idem on >secret ~pay:* &pay:* "
+               . Test::Idempotency::Redis->rights ]);
 
 my ($socket, $tls_port) = ($redis->socket, $redis->tls_port);
 my $c = $redis->certificates;

@@ -262,34 +262,38 @@ works_again($a, 'they are back');
 $_->finish for $a, $b;
 undef $set;
 
-# Passwords: of the servers; of the sentinel, too; of the sentinel another one.
+# A user who has no other rights than those of README; the sentinel wants no
+# password, the same one, or another one.
 
 $set = Test::Idempotency::Sentinel->new(replicas => 1, sentinels => 1,
-                                        password => 'secret');
+    password => 'secret', users => [ 'user default on >secret ~* &* +@all',
+    'user idem on >mine ~idem:* &idem:* ' . Test::Idempotency::Redis->rights ]);
+
+my $keeper = ($set->sentinels)[0]->client;
 
 for (
-    [ 'nopass',  201, 'a sentinel without a password'      ],
-    [ '>secret', 201, 'a sentinel with the same password'  ],
-    [ '>other',  503, 'a sentinel with another password'   ])
+    [ 'no password',      201, [ 'default', 'nopass' ]                        ],
+    [ 'another password', 503, [ 'default', 'resetpass', '>other' ]           ],
+    [ 'the same user',    201, [ 'idem', 'on', '>mine', '+@all', 'allchannels'
+                               ]                                              ])
 {
-    my ($password, $status, $why) = @$_;
+    my ($why, $status, $words) = @$_;
 
-    ($set->sentinels)[0]->client->command('ACL', 'SETUSER', 'default',
-                                          'resetpass', $password);
+    $keeper->command('ACL', 'SETUSER', @$words);
 
-    my $t = node(sentinels('main') . 'password_file password; database 1;',
-                 files => { password => "secret\n" });
+    my $t = node(sentinels('main') . 'user idem; password_file password; '
+                 . 'database 1; wait 1 1s;', files => { password => "mine\n" });
 
     if ($status == 201) {
-        works_again($t, $why);
+        works_again($t, "a sentinel with $why");
 
     } else {
-        is_problem($t->post(pay()), 503, 'store-unavailable', $why);
-        $t->log_like(qr/says "NOAUTH/, "$why: the log says so");
+        is_problem($t->post(pay()), 503, 'store-unavailable',
+                   "a sentinel with $why");
+        $t->log_like(qr/says "NOAUTH/, 'the log says so');
     }
 
     $t->finish;
-    ($set->sentinels)[0]->restart;
 }
 
 undef $set;

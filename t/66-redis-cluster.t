@@ -25,16 +25,17 @@ END
 my $seer = Test::Idempotency->new($conf, workers => 1, backend => 'auto');
 
 
-# A node that is told of these servers.
+# A node that is told of these servers, by ports, and more.
 
 sub node {
-    my (@seeds) = @_;
+    my ($lines, @seeds) = @_;
 
-    my $servers = join ' ', map { "server @{[ $_->address ]};" } @seeds;
+    my $servers = join ' ', map { "server 127.0.0.1:$_;" } @seeds;
 
     return Test::Idempotency->new($conf, workers => 1,
         locations => $locations, zone => 'zone=payments:1m redis=main',
-        http => "idempotency_redis main { mode cluster; $servers "
+        files => { password => "secret\n" },
+        http => "idempotency_redis main { mode cluster; $servers $lines "
                 . 'connect_timeout 500ms; timeout 500ms; }');
 }
 
@@ -42,7 +43,9 @@ sub node {
 # The first one of the seeds is not there.
 
 my $missing = Test::Idempotency::Redis->prepare;
-my ($a, $b) = map { node($missing, @nodes[1, 2]) } 1, 2;
+my ($a, $b) = map {
+    node('', map { $_->port } $missing, @nodes[1, 2])
+} 1, 2;
 
 my $n = 0;
 
@@ -239,7 +242,7 @@ $cluster->move(slot(\%moved), $nodes[2]);
 is_replay($b->post(%moved), 201, "of $moved{key}", 'is found where it is now');
 
 my $lonely = Test::Idempotency::Redis->new;
-my $c = node($lonely);
+my $c = node('', $lonely->port);
 is_problem($c->post(pay()), 503, 'store-unavailable', 'no cluster');
 is($c->backend->requests, 0, 'nothing runs');
 $c->log_like(qr/cluster support disabled/, 'the log says so');
@@ -314,6 +317,39 @@ is(executions(\%runs), 1, 'it ran once');
 
 for my $t ($a, $b) {
     works_again($t, $_) for @nodes;
+}
+
+# With TLS, and a user who has no other rights than those of README.
+
+$_->finish for $a, $b;
+undef @nodes;
+
+$cluster = Test::Idempotency::Cluster->new(tls => 'mutual',
+    users => [ 'user default on nopass ~* &* +@all',
+               'user idem on >secret ~idem:* &idem:* '
+               . Test::Idempotency::Redis->rights ]);
+
+my $files = ($cluster->nodes)[0]->certificates;
+
+($a, $b) = map { node(<<"END", ($cluster->nodes)[0]->tls_port) } 1, 2;
+    user                     idem;
+    password_file            password;
+    tls                      on;
+    tls_name                 redis.test;
+    tls_trusted_certificate  @{[ $files->file('ca.pem') ]};
+    tls_certificate          @{[ $files->file('client.pem') ]};
+    tls_certificate_key      @{[ $files->file('client.key') ]};
+END
+
+for my $node ($cluster->nodes) {
+    my %request = pay_at($node, path => '/wait/');
+    my ($client, $held) = begin($a, \%request);
+    my $twin = $b->start_post(%request);
+
+    $cluster->move(slot(\%request), ($cluster->others($node))[0]);
+    $a->backend->answer(201, 'safe', to => $held);
+    is_answer($client, 201, 'safe', 'with TLS');
+    is_replay($twin, 201, 'safe', 'on both nodes');
 }
 
 done_testing;

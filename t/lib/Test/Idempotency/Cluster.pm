@@ -10,8 +10,8 @@ package Test::Idempotency::Cluster;
 #   $cluster->move($slot, $to);         # all three
 #   $cluster->add_replica($node);       # another node, which stands in for it
 #
-# Options: masters => 3, and those of a server.  A node that is started again
-# has its slots, and no keys.
+# Options: masters => 3, and those of a server; with TLS, the nodes speak it to
+# each other, too.  A node that is started again has its slots, and no keys.
 
 use strict;
 use warnings;
@@ -135,12 +135,13 @@ sub move_keys {
 
     my $from = $self->node_of_slot($slot);
     my @auth = $to->{password} ? (AUTH => $to->{password}) : ();
+    my $port = $to->tls_port || $to->port;
 
     for ( ;; ) {
         my $keys = $from->command('CLUSTER', 'GETKEYSINSLOT', $slot, 100);
         last if !@$keys;
 
-        $from->command('MIGRATE', '127.0.0.1', $to->port, '', 0, 5000, @auth,
+        $from->command('MIGRATE', '127.0.0.1', $port, '', 0, 5000, @auth,
                        'KEYS', @$keys);
     }
 
@@ -185,11 +186,14 @@ sub prepare {
 sub _conf {
     my ($self) = @_;
 
+    my $tls = $self->{tls} ? 'yes' : 'no';
+
     return $self->SUPER::_conf =~ s/^databases .*\n//mr . <<"END";
 cluster-enabled yes
 cluster-config-file nodes.conf
 cluster-port $self->{bus_port}
 cluster-node-timeout 2000
+tls-cluster $tls
 END
 }
 

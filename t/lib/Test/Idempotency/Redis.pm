@@ -294,6 +294,19 @@ sub info {
 }
 
 
+# The rights of a user of nginx's, as README.md names them.
+
+sub rights {
+    open my $in, '<', 'README.md' or die "README.md: $!\n";
+
+    my ($rights) = join('', <$in>)
+        =~ /^ACL SETUSER \S+ on \S+ ~idem:\* &idem:\* (.*?)```/ms
+        or die "README.md has no user\n";
+
+    return $rights =~ s/[\\\s]+/ /gr;
+}
+
+
 sub role { return $_[0]->command('ROLE')->[0] }
 
 
