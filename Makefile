@@ -214,6 +214,23 @@ $(STATIC)/objs/Makefile: config Makefile $(SOURCE)/src/core/nginx.h
 	$(call configure,$(STATIC),$(FULL_FLAGS),--add-module=$(CURDIR))
 
 
+# A module without hiredis, which must say so, and do all else.
+
+WITHOUT = build/noredis
+
+noredis: FORCE $(WITHOUT)/objs/Makefile  ## build and try the module without Redis
+	@$(MAKE) -s -C $(WITHOUT) -f objs/Makefile modules
+	IDEMPOTENCY_REDIS=no                                                  \
+	IDEMPOTENCY_MODULE=$(CURDIR)/$(WITHOUT)/objs/$(notdir $(MODULE))      \
+	    prove -j$(JOBS) t/67-no-redis.t t/20-outcomes.t
+
+$(WITHOUT)/objs/Makefile: export IDEMPOTENCY_REDIS = no
+$(WITHOUT)/objs/Makefile: config Makefile | $(TREE)/objs/Makefile
+	@mkdir -p build; rm -rf $(WITHOUT); cp -r $(TREE) $(WITHOUT)
+	$(call configure,$(WITHOUT),$(NGX_FLAGS),                             \
+	    --with-cc-opt="$(WARNINGS)" --add-dynamic-module=$(CURDIR))
+
+
 # What t/72-no-memory.t loads into nginx.
 
 $(FAIL): t/fail/fail_malloc.c Makefile
@@ -273,6 +290,6 @@ clean:  ## remove all that was built
 
 FORCE:
 
-.PHONY: all run run-redis demo bench torture mutants test points unit           \
-	unit-programs asan static fuzz lint exports help clean FORCE          \
+.PHONY: all run run-redis demo bench torture mutants test points unit        \
+	unit-programs asan static noredis fuzz lint exports help clean FORCE  \
 	$(FUZZERS:%=replay-%) $(FUZZERS:%=fuzz-%)
