@@ -46,14 +46,16 @@ FULL_FLAGS = --prefix=. --error-log-path=stderr --with-compat --with-debug    \
 	--with-http_sub_module
 
 
-# $(call configure,tree,flags of nginx,flags of ours): a Debian tree has its own
+# $(call configure,tree,flags of nginx,flags of ours,environment): a Debian tree
+# has its own flags
 
 define configure
 	@cd $(1) && rm -rf objs && conf=configure && flags=($(2))             \
 	    && if [ -f conf_flags ]; then . ./conf_flags;                     \
 	           flags=("$${NGX_CONF_FLAGS[@]}"); fi                        \
 	    && if [ ! -f $$conf ]; then conf=auto/configure; fi               \
-	    && if ! bash $$conf "$${flags[@]}" $(3) > configure.log 2>&1; then \
+	    && if ! $(4) bash $$conf "$${flags[@]}" $(3)                      \
+	           > configure.log 2>&1; then                                 \
 	           tail -20 configure.log; exit 1; fi
 endef
 
@@ -224,11 +226,11 @@ noredis: FORCE $(WITHOUT)/objs/Makefile  ## build and try the module without Red
 	IDEMPOTENCY_MODULE=$(CURDIR)/$(WITHOUT)/objs/$(notdir $(MODULE))      \
 	    prove -j$(JOBS) t/67-no-redis.t t/20-outcomes.t
 
-$(WITHOUT)/objs/Makefile: export IDEMPOTENCY_REDIS = no
 $(WITHOUT)/objs/Makefile: config Makefile | $(TREE)/objs/Makefile
 	@mkdir -p build; rm -rf $(WITHOUT); cp -r $(TREE) $(WITHOUT)
 	$(call configure,$(WITHOUT),$(NGX_FLAGS),                             \
-	    --with-cc-opt="$(WARNINGS)" --add-dynamic-module=$(CURDIR))
+	    --with-cc-opt="$(WARNINGS)" --add-dynamic-module=$(CURDIR),       \
+	    IDEMPOTENCY_REDIS=no)
 
 
 # What t/72-no-memory.t loads into nginx.
