@@ -298,6 +298,34 @@ for (
 
 undef $set;
 
+# With TLS, all speak it.
+
+$set = Test::Idempotency::Sentinel->new(replicas => 1, sentinels => 1,
+                                        tls => 'mutual');
+
+my $files = $set->master->certificates;
+
+($a, $b) = map { node(<<"END") } 1, 2;
+    mode                     sentinel master=main;
+    server                   127.0.0.1:@{[ ($set->sentinels)[0]->tls_port ]};
+    tls                      on;
+    tls_name                 redis.test;
+    tls_trusted_certificate  @{[ $files->file('ca.pem') ]};
+    tls_certificate          @{[ $files->file('client.pem') ]};
+    tls_certificate_key      @{[ $files->file('client.key') ]};
+    wait                     1 1s;
+END
+
+%late = pay();
+($late, $held_late) = begin($a, \%late);
+$set->fail_over;
+$a->backend->answer(201, 'safe', to => $held_late);
+is_answer($late, 201, 'safe', 'with TLS: a claim while the master dies');
+in_the_end($b, \%late, 'safe', 'with TLS: on the new master');
+is(executions(\%late, $a, $b), 1, 'with TLS: once');
+$_->finish for $a, $b;
+undef $set;
+
 # Too few replicas have it in time.
 
 my $master = Test::Idempotency::Redis->new;

@@ -81,6 +81,7 @@ sub dir          { return "$_[0]{dir}" }
 sub pid          { return $_[0]{pid} }
 sub port         { return $_[0]{port} }
 sub tls_port     { return $_[0]{tls_port} }
+sub told_port    { return $_[0]{tls_port} || $_[0]{port} }
 sub socket       { return "$_[0]{dir}/socket" }
 sub address      { return "127.0.0.1:$_[0]{port}" }
 sub certificates { return $_[0]{certificates} }
@@ -124,7 +125,7 @@ sub _conf {
     push @lines, "requirepass $self->{password}",
         "masterauth $self->{password}" if $self->{password};
     push @lines, "aclfile $dir/users.acl" if $self->{users};
-    push @lines, 'replicaof 127.0.0.1 ' . $self->{replica_of}->port
+    push @lines, 'replicaof 127.0.0.1 ' . $self->{replica_of}->told_port
         if $self->{replica_of};
     push @lines, $self->_tls if $self->{tls};
 
@@ -142,7 +143,7 @@ sub _tls {
         'tls-cert-file ' . $c->file('server.pem'),
         'tls-key-file ' . $c->file('server.key'),
         'tls-ca-cert-file ' . $c->file('ca.pem'),
-        "tls-auth-clients $mutual");
+        "tls-auth-clients $mutual", 'tls-replication yes');
 }
 
 

@@ -7,7 +7,7 @@ package Test::Idempotency::Sentinel;
 #   $set->fail_over;        # the master is killed, another one takes over
 #
 # Options: replicas => 2, sentinels => 3, and those of a server (password ...),
-# which count for all servers.  quick => 0: the usual slowness of a sentinel.
+# which count for all servers; with TLS, all of them speak it.  quick => 0: the usual slowness of a sentinel.
 
 use strict;
 use warnings;
@@ -42,7 +42,8 @@ sub new {
 
     for (1 .. $sentinels) {
         my $sentinel = Test::Idempotency::Sentinel::Process->new(
-            watches => $master, name => $self->name, quorum => $quorum);
+            watches => $master, name => $self->name, quorum => $quorum,
+            tls => $o{tls});
 
         $sentinel->command('SENTINEL', 'DEBUG', %quick) if $quick;
         push @{ $self->{sentinels} }, $sentinel;
@@ -68,7 +69,7 @@ sub master {
 
     return if keys %ports != 1;
 
-    return (grep { $ports{ $_->port } } $self->servers)[0];
+    return (grep { $ports{ $_->told_port } } $self->servers)[0];
 }
 
 
@@ -176,10 +177,12 @@ sub _conf {
     my @lines = ('bind 127.0.0.1', "port $self->{port}",
         "unixsocket $dir/socket", "dir $dir", "logfile $dir/log",
         'daemonize no', 'protected-mode no',
-        "sentinel monitor $name 127.0.0.1 $master->{port} $self->{quorum}",
+        "sentinel monitor $name 127.0.0.1 @{[ $master->told_port ]} "
+            . $self->{quorum},
         "sentinel down-after-milliseconds $name 500",
         "sentinel failover-timeout $name 2000");
 
+    push @lines, $self->_tls if $self->{tls};
     push @lines, "sentinel auth-pass $name $master->{password}"
         if $master->{password};
 
