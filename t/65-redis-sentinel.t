@@ -120,6 +120,22 @@ sub comes_again {
 }
 
 
+# All replicas have what the master has; so it does not matter which one takes
+# its place, and one that was a master before has forgotten what it counted then.
+
+sub all_in_step {
+    my $client = $set->master->client;
+
+    $_->wait_for_sync for $set->replicas;
+    wait_for('all replicas acknowledge', sub {
+        $client->command('PING');
+        return $client->command('WAIT', 2, 2000) == 2;
+    });
+
+    return;
+}
+
+
 sub executions {
     my ($request, @nodes) = @_;
 
@@ -202,6 +218,7 @@ is(executions(\%refused, $a, $b), 2, 'what was refused, again');
 $dead->start;
 $set->wait_for_replica($dead);
 works_again($a, 'the old one is back');
+all_in_step();
 
 %late = pay();
 ($late, $held_late) = begin($a, \%late);
@@ -218,6 +235,8 @@ is(executions(\%late, $a, $b), 1, 'it was carried out once');
 # It hangs, and another one takes its place; then it goes on, and takes itself
 # for the master still.
 
+$set->wait_for_replica($before);
+all_in_step();
 %late = pay();
 ($late, $held_late) = begin($a, \%late);
 $before = $set->master;
