@@ -16,7 +16,7 @@ use constant {
 
 my %statuses = (
     'in-flight' => 409, 'outcome-unknown' => 409, 'response-not-stored' => 409,
-    'key-reused' => 422, 'store-full' => 503,
+    'key-reused' => 422, 'store-full' => 503, 'store-unavailable' => 503,
 );
 
 
@@ -171,12 +171,25 @@ sub _replay {
     $self->_say('answers', $r, 'got a replay of what is not kept')
         if $e->{fate} ne 'done' && !_checked($e, $r);
     $self->_say('steady', $r, 'got a replay of what was over')
-        if grep { $_->{fence} > $e->{fence} && $_->{t} < $r->{t0} }
-           @{ $id->{runs} };
+        if !($REDIS && $self->_may_run_again($r))
+           && grep { $_->{fence} > $e->{fence} && $_->{t} < $r->{t0} }
+              @{ $id->{runs} };
 
     $self->_too_late($r, $e);
 
     return;
+}
+
+
+# A node that Redis did not hear knows what is unknown to the other one, which
+# runs it again.
+
+sub _may_run_again {
+    my ($self, $r) = @_;
+
+    my $place = $self->{facts}->place($r);
+
+    return $place->{retry} || $place->{check};
 }
 
 
@@ -187,7 +200,12 @@ sub _too_late {
     my ($self, $r, $e) = @_;
 
     my $facts = $self->{facts};
-    my $life = $facts->place($e)->{valid};
+    my $place = $facts->place($e);
+    my $life = $place->{valid};
+
+    # on Redis its life begins when that is told
+
+    $life += $place->{lease} + GRACE if $REDIS;
 
     $self->_say('stuck', $r, 'got a replay after its time')
         if $r->{fresh} && $r->{t0} > $e->{known} + $life + 2 * SLACK
@@ -230,8 +248,11 @@ sub _in_flight {
         if !grep { $facts->may_run_until($_) > $r->{t0} }
            $self->_others($r, $id, 1);
 
+    # nobody waits on Redis for one that is dead here
+
     $self->_say('reasons', $r, 'has not waited')
-        if $wait && $r->{fresh} && $r->{t2} - $r->{t0} < $wait - SLACK;
+        if $wait && $r->{fresh} && $r->{t2} - $r->{t0} < $wait - SLACK
+           && !($REDIS && $facts->death_within(0, $r->{t2}));
 
     return;
 }
@@ -267,8 +288,7 @@ sub _may_be_unknown {
 
     return 1 if $of->{upstream} =~ /^(reset|kept)$/;
     return 1 if $place->{hasty};
-    return 1 if $place->{lease}
-                && $facts->counter($place->{zone}, 'lease_ended');
+    return 1 if $place->{lease} && $facts->leases_end($place);
 
     return grep { $_->{from} <= $r->{t2} }
         $facts->death_within($of->{t0}, $facts->may_run_until($of));
@@ -304,6 +324,20 @@ sub _key_reused {
 }
 
 
+# A Redis that does not answer; then nothing is carried out.
+
+sub _store_unavailable {
+    my ($self, $r) = @_;
+
+    $self->_say('reasons', $r, 'is told that the store is away, and it is not')
+        if !$REDIS;
+    $self->_say('answers', $r, 'is told that the store is away, and ran')
+        if $r->{own};
+
+    return;
+}
+
+
 sub _store_full {
     my ($self, $r) = @_;
 
@@ -324,10 +358,30 @@ sub _known {
 
     return if !@{ $id->{requests} } || $facts->zone_of($id)->{evict};
 
+    # a node on a Redis knows what it has replayed
+
+    return map { $self->_known_by($_) } @{ $id->{runs} } if $REDIS;
+
     my @known = ((map { $self->_known_run($_) } @{ $id->{runs} }),
                  $self->_known_unknown($id));
 
     return grep { defined $_->{from} && $_->{from} < $_->{until} } @known;
+}
+
+
+sub _known_by {
+    my ($self, $e) = @_;
+
+    my $facts = $self->{facts};
+    my $by = $e->{replayed_by} || {};
+    my $until = $facts->lives_until($e, 'done') // return;
+
+    return if $self->_may_run_again($e);
+
+    return map { {
+        run => $e, sent => $e->{sent}, state => 'done', node => $_,
+        from => $by->{$_}, until => $until
+    } } keys %$by;
 }
 
 
@@ -392,7 +446,8 @@ sub _steady {
     my $told = $r->{told} // '';
 
     for my $fact (@known) {
-        next if $r->{t0} < $fact->{from} || $r->{t2} > $fact->{until};
+        next if $r->{t0} < $fact->{from} || $r->{t2} > $fact->{until}
+                || ($fact->{node} // $r->{node} // 0) != ($r->{node} // 0);
 
         my $right = $told eq '-' || (
             $r->{sent} ne $fact->{sent} ? $told eq 'key-reused'
@@ -428,6 +483,7 @@ sub _stuck {
                       |key-reused)$/x
             || ($told eq 'first' && (defined $r->{run}
                                      || $facts->place($r)->{hasty}))
+            || ($REDIS && $told eq 'waited')
             || ($told eq 'store-full' && $facts->zone_of($r)->{small}));
 
     $self->_say('stuck', $r, "got $r->{end} $told when all was quiet")

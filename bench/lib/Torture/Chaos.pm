@@ -17,7 +17,8 @@ use Time::HiRes qw(sleep);
 use Torture::Log;
 
 
-# schedule, nginx (a Test::Idempotency::Nginx), log, root (of the source).
+# schedule, nodes (Test::Idempotency::Nginx each), log, root (of the source),
+# trouble (a Torture::Trouble, or undef).
 
 sub new {
     my ($class, %o) = @_;
@@ -55,7 +56,8 @@ sub run_until {
     }
 
     $self->_thaw(now() + 60);
-    unlink glob $self->{nginx}->dir . '/points/*';
+    unlink glob $_->dir . '/points/*' for @{ $self->{nodes} };
+    $self->{trouble}->calm if $self->{trouble};
 
     return;
 }
@@ -68,8 +70,9 @@ sub _sleep {
     $wake = $end if $wake > $end;
 
     while ((my $left = $wake - now()) > 0) {
-        sleep($left < 0.1 ? $left : 0.1);
+        sleep($left < 0.05 ? $left : 0.05);
         $self->_thaw(now());
+        $self->{trouble}->step(now()) if $self->{trouble};
     }
 
     return;
@@ -83,8 +86,12 @@ sub _pick {
 }
 
 
-sub _kill { return $_[0]->_end(KILL => _pick($_[1], $_[0]{nginx}->workers)) }
-sub _term { return $_[0]->_end(TERM => _pick($_[1], $_[0]{nginx}->workers)) }
+sub _workers     { return map { $_->workers } @{ $_[0]{nodes} } }
+sub _old_workers { return map { $_->old_workers } @{ $_[0]{nodes} } }
+
+
+sub _kill { return $_[0]->_end(KILL => _pick($_[1], $_[0]->_workers)) }
+sub _term { return $_[0]->_end(TERM => _pick($_[1], $_[0]->_workers)) }
 
 
 # One that ends its work after a reload.
@@ -92,9 +99,10 @@ sub _term { return $_[0]->_end(TERM => _pick($_[1], $_[0]{nginx}->workers)) }
 sub _old {
     my ($self, $event) = @_;
 
-    my @old = $self->{nginx}->old_workers;
+    my @old = $self->_old_workers;
 
-    return @old ? $self->_end(KILL => _pick($event, @old)) : $self->_reload;
+    return @old ? $self->_end(KILL => _pick($event, @old))
+                : $self->_reload($event);
 }
 
 
@@ -113,7 +121,7 @@ sub _end {
 sub _freeze {
     my ($self, $event) = @_;
 
-    my $pid = _pick($event, $self->{nginx}->workers) or return;
+    my $pid = _pick($event, $self->_workers) or return;
     return if %{ $self->{frozen} };
 
     my $until = now() + $event->{ms} / 1000;
@@ -133,8 +141,7 @@ sub _thaw {
 
     my @over = grep { $self->{frozen}{$_} <= $now } keys %{ $self->{frozen} }
         or return;
-    my %ours = map { $_ => 1 } $self->{nginx}->workers,
-        $self->{nginx}->old_workers;
+    my %ours = map { $_ => 1 } $self->_workers, $self->_old_workers;
 
     for (@over) {
         kill 'CONT', $_ if $ours{$_};
@@ -146,12 +153,12 @@ sub _thaw {
 
 
 sub _reload {
-    my ($self) = @_;
+    my ($self, $event) = @_;
 
     $self->{log}->write('reload', t => now());
     $self->{count}{reloads}++;
 
-    return kill 'HUP', $self->{nginx}{pid};
+    return kill 'HUP', _pick($event, @{ $self->{nodes} })->{pid};
 }
 
 
@@ -161,7 +168,7 @@ sub _point {
     my $point = _pick($event, @{ $self->{points} });
 
     $self->{log}->write('point', t => now(), name => $point);
-    $self->{nginx}->write_file("points/$point", '');
+    $_->write_file("points/$point", '') for _pick($event, @{ $self->{nodes} });
 
     return;
 }

@@ -152,7 +152,9 @@ sub _owners {
             : $r->{upstream} =~ /^(dead|reset)$/
                 ? 'a request for another upstream'
             : $asked{ $e->{request} }++ ? 'a request that had run'
-            : $fences{"$zone $fence"}++ ? "the fence of another, $fence"
+            : $fences{ $REDIS ? "$e->{place} $e->{scope} $e->{key} $fence"
+                              : "$zone $fence" }++
+                ? "the fence of another, $fence"
             : undef;
 
         $self->_say('owners', "execution $e->{n} is of $why", $e)
@@ -238,11 +240,11 @@ sub _counters {
         my @wrong = (
             $count{first} < ($runs{$name} // 0)
                 ? "$runs{$name} executions of $count{first} claims" : (),
-            $count{lost} > $count{lease_ended}
+            !$REDIS && $count{lost} > $count{lease_ended}
                 ? "$count{lost} claims lost, $count{lease_ended} leases ended"
                 : (),
             (map { $count{$_} ? "$count{$_} $_" : () }
-                qw(store_unavailable unprotected),
+                $REDIS ? () : 'store_unavailable', 'unprotected',
                 $zone->{small} ? () : qw(no_room store_full),
                 $zone->{evict} ? () : qw(evicted_done evicted_unstored)),
         );

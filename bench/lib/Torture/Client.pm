@@ -27,7 +27,7 @@ use constant {
 };
 
 
-# schedule, number, of (how many clients), port, log, control.
+# schedule, number, of (how many clients), ports (of the nodes), log, control.
 
 sub new {
     my ($class, %o) = @_;
@@ -152,8 +152,7 @@ sub _step_done {
 sub _over {
     my ($self, $op) = @_;
 
-    close $op->{socket} if $op->{socket};
-    delete $op->{socket};
+    _close($op);
 
     push @{ $self->{ $op->{final} ? 'certain' : 'uncertain' } }, $op;
     shift @{ $self->{certain} } if @{ $self->{certain} } > PROBES;
@@ -162,6 +161,17 @@ sub _over {
 
     delete $op->{bodies};
     $self->_next_operation;
+
+    return;
+}
+
+
+# Its connections, one to each node.
+
+sub _close {
+    my ($op) = @_;
+
+    close $_ for grep { defined } values %{ delete $op->{socket} || {} };
 
     return;
 }
@@ -184,8 +194,9 @@ sub _begin {
     $self->{running}++;
 
     Torture::Request->new(
-        loop => $self->{loop}, port => $self->{port}, plan => $plan,
-        bytes => _bytes($op, $plan), socket => delete $op->{socket},
+        loop => $self->{loop}, port => $self->{ports}[ $plan->{node} ],
+        plan => $plan, bytes => _bytes($op, $plan),
+        socket => delete $op->{socket}{ $plan->{node} },
         done => sub {
             $self->{running}--;
             $self->_ended($op, @_);
@@ -226,15 +237,17 @@ sub _ended {
     my $leave = $request->{leave};
 
     if ($request->can_be_kept) {
-        close $op->{socket} if $op->{socket};
-        $op->{socket} = $request->{socket};
+        my $kept = $op->{socket}{ $plan->{node} };
+
+        close $kept if $kept;
+        $op->{socket}{ $plan->{node} } = $request->{socket};
     }
 
     $self->_look($op, $request);
 
     $self->{log}->write('request',
         (map { $_ => $op->{$_} } qw(n scope key place method)),
-        (map { $_ => $plan->{$_} } qw(id variant upstream calm slow)),
+        (map { $_ => $plan->{$_} } qw(id variant upstream calm slow node)),
         (map { $_ => $request->{$_} } qw(fresh t0 t1 t2 got end)),
         leave => $leave->{when} eq 'never' ? undef
                                            : "$leave->{when}-$leave->{how}",
@@ -336,7 +349,7 @@ sub _probe_one {
     my ($self, $op, @variants) = @_;
 
     if (!@variants) {
-        close delete $op->{socket} if $op->{socket};
+        _close($op);
         $self->{probers}--;
         return $self->_next_probe;
     }

@@ -173,6 +173,12 @@ sub _known {
 
     return if $r->{end} ne 'answer';
 
+    for (map { $e->{$_} //= {} } map { "${_}_by" } @kinds) {
+        my $node = $r->{node} // 0;
+        $_->{$node} = $r->{t2} if !defined $_->{$node}
+                                  || $_->{$node} > $r->{t2};
+    }
+
     for (@kinds) {
         $e->{$_} = $r->{t2} if !defined $e->{$_} || $e->{$_} > $r->{t2};
     }
@@ -254,14 +260,22 @@ sub _killed {
 }
 
 
+# Redis does not tell whether any has.
+
+sub leases_end {
+    my ($self, $place) = @_;
+
+    return $REDIS || $self->counter($place->{zone}, 'lease_ended');
+}
+
+
 sub _lease_ended {
     my ($self, $e) = @_;
 
     my $place = $self->place($e);
     my $r = $self->request($e->{request});
 
-    return if !$place->{lease} || !$r
-              || !$self->counter($place->{zone}, 'lease_ended');
+    return if !$place->{lease} || !$r || !$self->leases_end($place);
 
     return $r->{t0} + $place->{lease} - SLACK;
 }
@@ -352,6 +366,11 @@ sub may_have_owned {
     return 1 if $r->{own};
     return 0 if !defined $r->{t1};
     return 1 if $r->{end} ne 'answer' || $told eq 'first';
+
+    # it may have been in the way of others while Redis was asked; and a claim
+    # of which nothing was heard may have been granted
+
+    return 1 if $REDIS;
     return $self->place($r)->{check}
         && $told =~ /^(replayed|waited|outcome-unknown)$/;
 }
@@ -359,6 +378,11 @@ sub may_have_owned {
 
 sub may_run_until {
     my ($self, $r) = @_;
+
+    # Redis is told of its end as soon as that can be done, or the lease ends
+
+    return $r->{t2} + $self->place($r)->{lease} + GRACE
+        if $REDIS && $r->{end} eq 'answer';
 
     return $r->{t2} if $r->{end} eq 'answer';
 

@@ -8,7 +8,7 @@ use warnings;
 
 use Exporter qw(import);
 
-our @EXPORT = qw(%PLACES %ZONES MAX_RESPONSE);
+our @EXPORT = qw(%PLACES %ZONES $REDIS MAX_RESPONSE);
 
 use constant MAX_RESPONSE => 64 * 1024;
 
@@ -23,6 +23,11 @@ our %ZONES = (
     tight => { size => '128k', brief => 1, small => 1 },
     evict => { size => '128k', small => 1, evict => 1 },
 );
+
+
+# Whether the zones are those of two nodes that share a Redis.
+
+our $REDIS = 0;
 
 
 # Places.
@@ -70,18 +75,40 @@ for my $name (keys %PLACES) {
 }
 
 
-# Options of Test::Idempotency::Nginx, given the ports of the upstreams.
+# From now on, two nodes share a Redis: any lease may end, as it may not be
+# renewed.  What is about a full zone is left to a zone alone.
+
+sub on_redis {
+    $REDIS = 1;
+
+    for (grep { $ZONES{$_}{small} } keys %ZONES) {
+        my $zone = $_;
+
+        delete @PLACES{ grep { $PLACES{$_}{zone} eq $zone } keys %PLACES };
+        delete $ZONES{$zone};
+    }
+
+    $_->{lease} ||= 3 for values %PLACES;
+
+    return;
+}
+
+
+# Options of Test::Idempotency::Nginx, given the ports of the upstreams, and
+# that of the Redis, if there is one.
 
 sub options {
     my ($class, %port) = @_;
 
+    my $redis = delete $port{redis};
     my %server = map { $_ => "server 127.0.0.1:$port{$_} max_fails=0;" }
         keys %port;
 
     return (
         zone => [ map { _zone($_) } sort keys %ZONES ],
         upstreams => { %port, backend => $port{dead} },
-        http => <<"END",
+        http => ($redis ? join '', map { _redis($_, $redis) } sort keys %ZONES
+                        : '') . <<"END",
     upstream pair { $server{dead} $server{live} }
     upstream kept { $server{live} keepalive 8; keepalive_timeout 600ms; }
     log_format torture '\$msec \$pid \$http_x_request \$idempotency_status '
@@ -113,7 +140,22 @@ sub _zone {
 
     my $zone = $ZONES{$name};
 
-    return "zone=$name:$zone->{size}" . ($zone->{evict} ? ' full=evict' : '');
+    return "zone=$name:$zone->{size}" . ($zone->{evict} ? ' full=evict' : '')
+        . ($REDIS ? " redis=$name" : '');
+}
+
+
+sub _redis {
+    my ($name, $port) = @_;
+
+    return <<"END";
+    idempotency_redis $name {
+        server           127.0.0.1:$port;
+        prefix           $name:;
+        connect_timeout  300ms;
+        timeout          300ms;
+    }
+END
 }
 
 

@@ -23,9 +23,30 @@ use constant {
 
 
 sub new {
-    my ($class, $nginx) = @_;
+    my ($class, $nginx, @redis) = @_;
 
-    return bless { nginx => $nginx, wrong => [] }, $class;
+    return bless { nginx => $nginx, wrong => [],
+                   redis => { map { sprintf('%04X', $_) => 1 } @redis } },
+        $class;
+}
+
+
+# The counters of the zones of all nodes together.
+
+sub sum {
+    my ($class, @nodes) = @_;
+
+    my %zones;
+
+    for my $zones (map { $_->zones || () } @nodes) {
+        for my $name (keys %$zones) {
+            my $counters = $zones->{$name}{counters};
+            $zones{$name}{counters}{$_} += $counters->{$_}
+                for keys %$counters;
+        }
+    }
+
+    return \%zones;
 }
 
 
@@ -34,7 +55,7 @@ sub zones { return $_[0]{zones} }
 
 
 # A new generation of workers takes care of what the dead ones have left, and
-# the old ones end.
+# the old ones end.  What a Redis has not been told is told, or of no use.
 
 sub settle {
     my ($self) = @_;
@@ -43,6 +64,15 @@ sub settle {
 
     $self->_try('the last reload', sub { $nginx->reload; 1 });
     $self->_until('old workers still run', sub { !$nginx->old_workers });
+
+    if ($REDIS) {
+        $self->_until('Redis is not told all', sub {
+            my $zones = $self->_status;
+            return !grep { $_->{redis}{undelivered} } values %$zones;
+        });
+
+        sleep 3.5;                      # a lease of somebody who is dead
+    }
 
     return !$self->wrong;
 }
@@ -70,7 +100,7 @@ sub look {
     $self->_until('workers have open sockets', sub { !$self->_sockets });
     $self->_files;
 
-    return;
+    return !$self->wrong;
 }
 
 
@@ -142,7 +172,10 @@ sub _sockets {
     my ($self) = @_;
 
     my %known = map { $_ => 1 } _inodes('unix', sub { $_[6] }),
-        _inodes('tcp', sub { $_[3] eq '0A' ? $_[9] : () });
+        _inodes('tcp', sub {
+            return $_[3] eq '0A' || $self->{redis}{ $_[2] =~ s/.*://r }
+                ? $_[9] : ();
+        });
     my @found;
 
     for my $pid ($self->{nginx}->workers) {

@@ -28,20 +28,23 @@ use Torture::Log;
 use Torture::Places;
 use Torture::Remains;
 use Torture::Schedule;
+use Torture::Trouble;
 use Torture::Upstream;
 
 use constant CLIENTS => 4;
 
 
-# seed, seconds, weigh (see Torture::Schedule).
+# seed, seconds, weigh (see Torture::Schedule), redis: two nodes share one.
 
 sub new {
     my ($class, %o) = @_;
 
+    Torture::Places->on_redis if $o{redis};
+
     my $schedule = Torture::Schedule->new($o{seed}, %{ $o{weigh} || {} });
 
     return bless { weigh => {}, %o, schedule => $schedule, owner => $$,
-                   pids => [] }, $class;
+                   pids => [], nodes => [], remains => [] }, $class;
 }
 
 
@@ -52,17 +55,23 @@ sub play {
 
     my $begin = now();
 
+    $self->{outside}->begin($begin, $self->_log('trouble'))
+        if $self->{outside};
     $self->{chaos} = Torture::Chaos->new(
-        schedule => $self->{schedule}, nginx => $self->{nginx},
-        log => $self->_log('chaos'), root => dirname(__FILE__) . '/../../..');
+        schedule => $self->{schedule}, nodes => $self->{nodes},
+        trouble => $self->{outside}, log => $self->_log('chaos'),
+        root => dirname(__FILE__) . '/../../..');
     $self->{chaos}->run_until($begin + $self->{seconds});
 
     # what does not come to rest need not be asked any further
 
     $self->_order('rest', 'resting', 60)
-        && $self->{remains}->settle
+        && $self->_all('settle')
         && $self->_order('probe', 'probed', 60)
-        && $self->{remains}->look;
+        && $self->_all('look');
+
+    push @{ $self->{left} }, $self->{outside}->remains
+        if $self->{outside};
 
     $self->stop;
     $self->_check;
@@ -71,7 +80,16 @@ sub play {
 }
 
 
-sub dir  { return $_[0]{nginx}->dir }
+# Whether that is so for all nodes.
+
+sub _all {
+    my ($self, $what) = @_;
+
+    return !grep { !$_->$what } @{ $self->{remains} };
+}
+
+
+sub dir  { return $_[0]{nodes}[0]->dir }
 sub _log { return $_[0]->dir . "/$_[1].log" }
 
 
@@ -92,8 +110,16 @@ sub _start {
     # the module may have points, or not
 
     $ENV{IDEMPOTENCY_POINTS} = Test::Idempotency::Nginx::module_file() // '';
-    $self->{nginx} = Test::Idempotency::Nginx->new(
-        points => 1, Torture::Places->options(%ports));
+
+    $self->{outside} = Torture::Trouble->new(schedule => $self->{schedule},
+                                             nodes => 2) if $self->{redis};
+
+    my @nets = $self->{outside} ? $self->{outside}->ports : undef;
+
+    $self->{nodes} = [ map {
+        Test::Idempotency::Nginx->new(points => 1,
+            Torture::Places->options(%ports, redis => $_))
+    } @nets ];
 
     $self->_fork(sub {
         Torture::Upstream->new(schedule => $self->{schedule}, live => $live,
@@ -103,8 +129,9 @@ sub _start {
 
     close $_ for $live, $reset;
 
-    $self->{nginx}->start;
-    $self->{remains} = Torture::Remains->new($self->{nginx});
+    $_->start for @{ $self->{nodes} };
+    $self->{remains} = [ map { Torture::Remains->new($_, grep { defined } @nets) }
+                         @{ $self->{nodes} } ];
 
     $self->_client($_) for 0 .. CLIENTS - 1;
 
@@ -122,7 +149,8 @@ sub _client {
         close $near;
         close $_ for @{ $self->{controls} };
         Torture::Client->new(schedule => $self->{schedule}, number => $number,
-                             of => CLIENTS, port => $self->{nginx}->port,
+                             of => CLIENTS,
+                             ports => [ map { $_->port } @{ $self->{nodes} } ],
                              log => $self->_log("client-$number"),
                              control => $far)->run;
     });
@@ -184,10 +212,12 @@ sub stop {
 
     my @pids = splice @{ $self->{pids} };
 
-    $self->{ended} = $self->{nginx}->stop if $self->{nginx};
+    $self->{ended} = !grep { !$_->stop } grep { defined } @{ $self->{nodes} };
 
     kill 'KILL', @pids;
     waitpid $_, 0 for @pids;
+
+    $self->{outside}->stop if $self->{outside};
 
     return;
 }
@@ -211,15 +241,19 @@ sub _check {
 
     $self->{checker} = Torture::Checker->new(
         events => [ map { Torture::Log->read($_) } @logs ],
-        errors => $self->{nginx}->log, offset => $self->{offset},
-        zones => $self->{remains}->zones);
+        errors => join('', map { $_->log } @{ $self->{nodes} }),
+        offset => $self->{offset},
+        zones => Torture::Remains->sum(@{ $self->{remains} }));
 
     $self->{wrong} = $self->{checker}->wrong;
 
     push @{ $self->{wrong}{stuck} }, @{ $self->{trouble} || [] },
         $self->{checker}->summary->{requests} ? () : 'nobody asked anything';
-    push @{ $self->{wrong}{remains} }, $self->{remains}->wrong;
-    push @{ $self->{wrong}{log} }, $self->_log_wrong;
+    push @{ $self->{wrong}{remains} }, @{ $self->{left} || [] },
+        map { $_->wrong } @{ $self->{remains} };
+    push @{ $self->{wrong}{log} }, map { $self->_log_wrong($_) }
+        @{ $self->{nodes} };
+    push @{ $self->{wrong}{log} }, 'nginx did not end' if !$self->{ended};
 
     return;
 }
@@ -228,9 +262,7 @@ sub _check {
 # The lines of the error log that nobody expects.
 
 sub _log_wrong {
-    my ($self) = @_;
-
-    my $nginx = $self->{nginx};
+    my ($self, $nginx) = @_;
 
     for my $pid ($self->{checker}->dead) {
         $nginx->allow(qr/worker process $pid exited on signal 9/);
@@ -241,8 +273,7 @@ sub _log_wrong {
         $nginx->allow(qr/ $pid#\d+: (?:\*\d+ open socket |aborting$)/);
     }
 
-    return $nginx->complaints, $nginx->sanitizer_reports,
-        $self->{ended} ? () : 'nginx did not end';
+    return $nginx->complaints, $nginx->sanitizer_reports;
 }
 
 
@@ -263,6 +294,7 @@ sub summary {
         ($chaos->{kills} // 0) . ' kills', "$s->{own} deaths at a point",
         ($chaos->{freezes} // 0) . ' freezes',
         ($chaos->{reloads} // 0) . ' reloads',
+        $self->{outside} ? $self->{outside}->count . ' troubles' : (),
         map({ "$s->{told}{$_} $_" } sort keys %{ $s->{told} }),
         map({ "$s->{end}{$_} $_" } grep { $_ ne 'answer' }
             sort keys %{ $s->{end} }));

@@ -123,8 +123,20 @@ sub _request {
         pause    => $random->below(30),
         keep     => $random->chance(0.5),
         slow     => $random->chance(0.06),
+        node     => $self->_node($op, $k, $j),
         $self->_leave($random),
     };
+}
+
+
+# Which of the nodes is asked, if there are two.
+
+sub _node {
+    my ($self, @names) = @_;
+
+    my $op = shift @names;
+
+    return $REDIS ? $self->_stream('node', $op->{n}, @names)->below(2) : 0;
 }
 
 
@@ -155,6 +167,7 @@ sub calm {
 
     return {
         id => "$op->{n}-calm-$n", after => 0, variant => $variant,
+        node => $self->_node($op, 'calm', $n),
         upstream => 'live', quoted => 1, chunked => 0, pieces => 1,
         pause => 0, keep => 0, slow => 0, calm => 1,
     };
@@ -322,6 +335,28 @@ sub chaos {
                                   freeze => 8, reload => 20, point => 8),
         which => $random->below(1000),
         ms    => $random->between(1200, 2200),
+    };
+}
+
+
+# What happens to the Redis, or to the net between it and one of the nodes:
+# after how many milliseconds, what, to which of them, and for how long.
+
+sub trouble {
+    my ($self, $n) = @_;
+
+    my $random = $self->_stream('trouble', $n);
+
+    return {
+        pause => _time($random, 40 => [ 50, 400 ], 60 => [ 400, 1500 ]),
+        what  => $self->_weighted($random, delay => 10, drop => 8, cut => 20,
+                                  half_open => 6, refuse => 6, reset => 10,
+                                  hang => 6, forget => 6, dismiss => 8),
+        which => $random->below(1000),
+        way   => $random->pick('up', 'down'),
+        bytes => $random->between(1, 600),
+        ms    => _time($random, 60 => [ 20, 300 ], 30 => [ 300, 1000 ],
+                       10 => [ 1000, 2500 ]),
     };
 }
 
