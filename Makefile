@@ -100,8 +100,9 @@ demo: all  ## show the promise: a payment sent twice, carried out once
 bench: all  ## measure against the goals
 	@bench/run
 
-torture: all  ## a minute of everything at once (SECONDS=number SEED=text)
-	@bench/torture $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
+torture: all  ## a minute of everything at once (SECONDS=number SEED=text REDIS=1)
+	@bench/torture $(SECONDS:%=--seconds %) $(SEED:%=--seed %)            \
+	    $(REDIS:%=--redis)
 
 mutants: all  ## check that the torture notices what is broken on purpose
 	@.ci/mutants
