@@ -39,6 +39,15 @@ my ($a, $b) = map {
 my $n = 0;
 
 
+# Scripts that Redis was asked to run, until now.
+
+sub asked {
+    my $stats = $redis->command('INFO', 'commandstats');
+
+    return $stats =~ /^cmdstat_evalsha:calls=(\d+)/m ? $1 : 0;
+}
+
+
 sub pay { return (path => '/', key => 'k' . ++$n, body => 'eur=1', @_) }
 
 
@@ -181,8 +190,10 @@ is_replay($b->post(%request), 200, 'slow', 'for all');
 $first = first(\%request);
 @twins = $b->start_post(%request);
 wait_for('B asks', sub { $b->zone->{records}{running} == 1 });
+my $asked = asked();
 $end = time + 1;
 wait_for('leases would be over', sub { time > $end });
+cmp_ok(asked() - $asked, '<', 50, 'who waits asks from time to time');
 push @twins, $b->start_post(%request);
 $b->wait_until(waiting => 1);
 is($b->zone->{records}{unknown}, 0, 'its lease in the zone stands');

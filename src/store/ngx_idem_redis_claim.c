@@ -27,10 +27,6 @@ static void ngx_idem_redis_owned(ngx_idem_redis_task_t *task,
     ngx_idem_verdict_e verdict);
 static void ngx_idem_redis_checks(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_busy(ngx_idem_redis_task_t *task);
-static void ngx_idem_redis_wait(ngx_idem_redis_task_t *task);
-static void ngx_idem_redis_message(ngx_idem_redis_sub_t *sub);
-static void ngx_idem_redis_poll(ngx_event_t *ev);
-static void ngx_idem_redis_woken(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_finished(ngx_idem_redis_task_t *task,
     ngx_idem_verdict_e verdict);
 static ngx_int_t ngx_idem_redis_fetch(ngx_idem_redis_task_t *task);
@@ -262,7 +258,8 @@ ngx_idem_redis_busy(ngx_idem_redis_task_t *task)
     op = task->op;
 
     if (op && op->max_waiters && !task->doubt) {
-        ngx_idem_redis_wait(task);
+        ngx_idem_redis_wait(task, ngx_min(op->lease_ms / 3,
+                                          NGX_IDEM_REDIS_POLL));
         return;
     }
 
@@ -272,83 +269,6 @@ ngx_idem_redis_busy(ngx_idem_redis_task_t *task)
                                    && task->own.on_unknown
                                       == NGX_IDEM_UNKNOWN_REFUSE)
                                       ? NGX_IDEM_UNKNOWN : NGX_IDEM_BUSY);
-}
-
-
-/* For a claim that another node has: to hear of its end, or to look. */
-
-static void
-ngx_idem_redis_wait(ngx_idem_redis_task_t *task)
-{
-    ngx_idem_op_t  *op;
-
-    op = task->op;
-
-    task->waits = 1;
-    op->parked = 1;
-    op->verdict = NGX_IDEM_BUSY;
-    op->rc = NGX_OK;
-
-    task->sub.channel.data = task->channel.data + task->rs->conf->prefix.len;
-    task->sub.channel.len = task->channel.len - task->rs->conf->prefix.len;
-    task->sub.handler = ngx_idem_redis_message;
-    task->sub.data = task;
-
-    ngx_idem_redis_subscribe(task->rs->client, &task->sub);
-
-    task->event.handler = ngx_idem_redis_poll;
-    ngx_add_timer(&task->event,
-                  ngx_min(op->lease_ms / 3, NGX_IDEM_REDIS_POLL));
-
-    op->handler(op);
-}
-
-
-static void
-ngx_idem_redis_message(ngx_idem_redis_sub_t *sub)
-{
-    ngx_idem_redis_woken(sub->data);
-}
-
-
-static void
-ngx_idem_redis_poll(ngx_event_t *ev)
-{
-    ngx_connection_t  *c;
-
-    c = ev->data;
-
-    ngx_idem_redis_woken(c->data);
-}
-
-
-static void
-ngx_idem_redis_woken(ngx_idem_redis_task_t *task)
-{
-    ngx_idem_op_t  *op;
-
-    ngx_idem_redis_wait_no_more(task);
-
-    op = task->op;
-    op->handler(op);
-}
-
-
-void
-ngx_idem_redis_wait_no_more(ngx_idem_redis_task_t *task)
-{
-    if (!task->waits) {
-        return;
-    }
-
-    task->waits = 0;
-    task->op->parked = 0;
-
-    if (task->event.timer_set) {
-        ngx_del_timer(&task->event);
-    }
-
-    ngx_idem_redis_unsubscribe(task->rs->client, &task->sub);
 }
 
 

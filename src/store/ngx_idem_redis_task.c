@@ -15,6 +15,9 @@
 
 
 static void ngx_idem_redis_answered(ngx_idem_redis_cmd_t *cmd);
+static void ngx_idem_redis_message(ngx_idem_redis_sub_t *sub);
+static void ngx_idem_redis_poll(ngx_event_t *ev);
+static void ngx_idem_redis_woken(ngx_idem_redis_task_t *task);
 
 
 ngx_idem_redis_task_t *
@@ -178,6 +181,11 @@ ngx_idem_redis_detach(ngx_idem_redis_task_t *task)
     op = task->op;
     task->op = NULL;
 
+    if (task->hears) {
+        ngx_idem_redis_unsubscribe(task->rs->client, &task->sub);
+        task->hears = 0;
+    }
+
     if (op) {
         op->task = NULL;
     }
@@ -196,6 +204,98 @@ ngx_idem_redis_call(ngx_idem_op_t *op, ngx_int_t rc,
         op->rc = rc;
         op->verdict = verdict;
         op->handler(op);
+    }
+}
+
+
+/*
+ * It hears until the end: one who began anew each time would be told each time
+ * that he is sure to hear from now on.
+ */
+
+void
+ngx_idem_redis_wait(ngx_idem_redis_task_t *task, ngx_msec_t most)
+{
+    ngx_idem_op_t  *op;
+
+    op = task->op;
+
+    task->waits = 1;
+    op->parked = 1;
+    op->verdict = NGX_IDEM_BUSY;
+    op->rc = NGX_OK;
+
+    if (!task->hears) {
+        task->hears = 1;
+        task->sub.channel.data = task->channel.data
+                                 + task->rs->conf->prefix.len;
+        task->sub.channel.len = task->channel.len - task->rs->conf->prefix.len;
+        task->sub.handler = ngx_idem_redis_message;
+        task->sub.data = task;
+
+        ngx_idem_redis_subscribe(task->rs->client, &task->sub);
+    }
+
+    task->event.handler = ngx_idem_redis_poll;
+    ngx_add_timer(&task->event, task->again ? 1 : most);
+
+    task->again = 0;
+
+    op->handler(op);
+}
+
+
+static void
+ngx_idem_redis_message(ngx_idem_redis_sub_t *sub)
+{
+    ngx_idem_redis_task_t  *task;
+
+    task = sub->data;
+
+    if (task->waits) {
+        ngx_idem_redis_woken(task);
+        return;
+    }
+
+    task->again = task->sent;
+}
+
+
+static void
+ngx_idem_redis_poll(ngx_event_t *ev)
+{
+    ngx_connection_t  *c;
+
+    c = ev->data;
+
+    ngx_idem_redis_woken(c->data);
+}
+
+
+static void
+ngx_idem_redis_woken(ngx_idem_redis_task_t *task)
+{
+    ngx_idem_op_t  *op;
+
+    ngx_idem_redis_wait_no_more(task);
+
+    op = task->op;
+    op->handler(op);
+}
+
+
+void
+ngx_idem_redis_wait_no_more(ngx_idem_redis_task_t *task)
+{
+    if (!task->waits) {
+        return;
+    }
+
+    task->waits = 0;
+    task->op->parked = 0;
+
+    if (task->event.timer_set) {
+        ngx_del_timer(&task->event);
     }
 }
 

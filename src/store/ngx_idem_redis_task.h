@@ -53,6 +53,9 @@ typedef struct {
  *   counted  whoever asked has got a verdict, or nobody ever will
  *   doubt    the zone did not know what became of the last claim
  *   unused   the claim is given back, nobody has seen it
+ *   waits    op is parked
+ *   hears    of its channel, from the first time it waits until its op leaves
+ *   again    it heard something while the command was under way
  */
 
 struct ngx_idem_redis_task_s {
@@ -81,6 +84,8 @@ struct ngx_idem_redis_task_s {
     unsigned                  doubt:1;
     unsigned                  unused:1;
     unsigned                  waits:1;
+    unsigned                  hears:1;
+    unsigned                  again:1;
 };
 
 
@@ -102,10 +107,6 @@ void ngx_idem_redis_give_back(ngx_idem_redis_task_t *task);
  */
 void ngx_idem_redis_near_complete(ngx_idem_redis_task_t *task,
     ngx_uint_t cached);
-
-/* One who waits for another node does not, from now on. */
-void ngx_idem_redis_wait_no_more(ngx_idem_redis_task_t *task);
-
 
 /* NULL: no memory. */
 ngx_idem_redis_task_t *ngx_idem_redis_task(ngx_idem_redis_t *rs,
@@ -137,6 +138,13 @@ ngx_idem_op_t *ngx_idem_redis_detach(ngx_idem_redis_task_t *task);
 /* Calls whoever waits, who may do anything then; op may be NULL. */
 void ngx_idem_redis_call(ngx_idem_op_t *op, ngx_int_t rc,
     ngx_idem_verdict_e verdict);
+
+/*
+ * Parks its op and calls it.  It is called again when something is heard, or
+ * the time is over, unless it waits no more.
+ */
+void ngx_idem_redis_wait(ngx_idem_redis_task_t *task, ngx_msec_t most);
+void ngx_idem_redis_wait_no_more(ngx_idem_redis_task_t *task);
 
 /* The identity in the zone is given back, if it is ours. */
 void ngx_idem_redis_near_release(ngx_idem_redis_task_t *task);
