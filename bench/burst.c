@@ -7,11 +7,12 @@
  * Duplicates that come at once: the clients and the slow upstream in one
  * program, so that one clock sees both ends.
  *
- *   burst -p port -l listen [-n clients] [-d delay ms] [-a abort ms]
+ *   burst -p port -l listen [-w port] [-n clients] [-d delay ms] [-a abort ms]
  *         [-k keep ms] [-u uri]
  *
  * The first client sends its request; when it has arrived at the upstream,
- * all others send the same.  The upstream answers -d milliseconds after it
+ * all others send the same, to the port -w if there is one: that of another
+ * node.  The upstream answers -d milliseconds after it
  * was first asked, and whatever comes later at once.  With -a the first client
  * hangs up that long after it was sent.  With -k all others hang up only that
  * long after the last answer.
@@ -48,6 +49,7 @@ typedef struct {
     int                 ep;
     int                 listener;
     int                 port;
+    int                 others;         /* the port of all but the first */
     int                 listen;
     int                 clients;
     int                 sent;
@@ -111,12 +113,16 @@ burst_options(burst_t *bu, int argc, char **argv)
     bu->uri = "/";
     bu->key = bench_now();
 
-    while ((opt = getopt(argc, argv, "p:l:n:d:a:k:u:")) != -1) {
+    while ((opt = getopt(argc, argv, "p:w:l:n:d:a:k:u:")) != -1) {
 
         switch (opt) {
 
         case 'p':
             bu->port = atoi(optarg);
+            break;
+
+        case 'w':
+            bu->others = atoi(optarg);
             break;
 
         case 'l':
@@ -146,6 +152,10 @@ burst_options(burst_t *bu, int argc, char **argv)
         default:
             exit(2);
         }
+    }
+
+    if (bu->others == 0) {
+        bu->others = bu->port;
     }
 
     if (bu->clients < 2 || bu->clients > BURST_CLIENTS) {
@@ -211,7 +221,8 @@ burst_run(burst_t *bu)
     struct epoll_event  events[64];
 
     for (i = 0; i < bu->clients; i++) {
-        bu->peer[i] = burst_add(bu, bench_connect(bu->port), 0);
+        bu->peer[i] = burst_add(bu, bench_connect(i ? bu->others : bu->port),
+                                0);
     }
 
     bu->start = bench_now();

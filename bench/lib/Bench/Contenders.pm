@@ -11,6 +11,7 @@ my @LOCATIONS = (
 #     location    upstream   zone           what it is for
     [ '/',        'b200',    'hot:64m',     'one hot key, 10,000 keys'  ],
     [ '/new',     'b200',    'new:768m',    'a new key each time'       ],
+    [ '/far',     'b200',    'new:768m',    'stored by another node'     ],
     [ '/k3',      'b200',    'k3:16m',      '10^3 keys stored'          ],
     [ '/k5',      'b200',    'k5:96m',      '10^5 keys stored'          ],
     [ '/k6',      'b200',    'k6:768m',     '10^6 keys stored'          ],
@@ -35,9 +36,12 @@ our %TITLE = (
     lua         => 'Lua shared dict',
     redis       => 'Lua + Redis',
     srcache     => 'srcache + memcached',
+    shared      => 'this module + Redis',
+    bare        => 'a bare claim and a SET',
 );
 
 my %PACKAGES = (
+    shared  => [ qw(redis-server) ],
     lua     => [ qw(libnginx-mod-http-lua lua-resty-core) ],
     redis   => [ qw(libnginx-mod-http-lua lua-resty-core redis-server) ],
     srcache => [ qw(libnginx-mod-http-srcache-filter libnginx-mod-http-memc
@@ -122,6 +126,25 @@ sub conf_proxy {
 sub conf_ours {
     my ($self) = @_;
 
+    return $self->module('', "    idempotency_zone zone=%s:%s;\n");
+}
+
+
+# A node of several: all instances have the same Redis.
+
+sub conf_shared {
+    my ($self) = @_;
+
+    my $redis = "    idempotency_redis main { server 127.0.0.1:$self->{redis}; }\n";
+
+    return $self->module($redis,
+                         "    idempotency_zone zone=%s:%s redis=main;\n");
+}
+
+
+sub module {
+    my ($self, $http, $zone) = @_;
+
     my %own = (
         '/wait'   => ' idempotency_concurrent wait=30s;'
                      . ' idempotency_waiters 20000;',
@@ -130,7 +153,7 @@ sub conf_ours {
 
     return (
         main   => "load_module $self->{module};\n",
-        http   => zones("    idempotency_zone zone=%s:%s;\n"),
+        http   => $http . zones($zone),
         server => locations(sub {
             my ($uri, $behind, $zone) = @_;
             "idempotency $zone;" . ($own{$uri} || '') . ' ' . pass(@_);

@@ -413,9 +413,17 @@ sub payload {
 sub stall {
     my ($self) = @_;
 
-    my $n = 100_000;
+    $self->stall_row('ours', 100_000, '');
+
+    return;
+}
+
+
+sub stall_row {
+    my ($self, $ours, $n, $with) = @_;
+
     my $stage = $self->{stage};
-    my @who = $stage->who('proxy', 'ours');
+    my @who = $stage->who('proxy', $ours);
     my (%cpu, %clock);
 
     for my $round (1 .. ($stage->quick ? 1 : 3)) {
@@ -423,7 +431,7 @@ sub stall {
             my $server = $stage->server($who);
             my @worker = ('-P', $server->{workers}[0]);
 
-            if ($who eq 'ours') {
+            if ($who eq $ours) {
                 $stage->load($server, '/expire', '-r', $n, '-k',
                              '+' . $round * $n);
             }
@@ -440,15 +448,15 @@ sub stall {
     }
 
     $self->{table}->add(
-        figure => 'longest stall while ' . thousands($n) . ' records expire:'
-                  . ' ms of CPU',
+        figure => 'longest stall while ' . thousands($n) . ' records expire'
+                  . "$with: ms of CPU",
         goal   => '<= 5',
-        ours   => $cpu{ours},
+        ours   => $cpu{$ours},
         bound  => 5,
         peer   => 'plain proxying ' . spread($cpu{proxy}),
     );
     $self->{table}->detail('Longest time without an answer, ms',
-        thousands($n) . ' records expire', map {
+        thousands($n) . " records expire$with", map {
             "$TITLE{$_} CPU " . spread($cpu{$_}) . ', clock '
                 . spread($clock{$_})
         } @who);
@@ -528,7 +536,7 @@ sub ratio_row {
 }
 
 
-# The lowest of all others is the best peer.
+# The lowest of all others is the best peer.  No bound: no goal.
 
 sub list_row {
     my ($self, $figure, $bound, $list) = @_;
@@ -538,7 +546,7 @@ sub list_row {
 
     $self->{table}->add(
         figure => $figure,
-        goal   => sprintf('<= %.2f', $bound),
+        goal   => $bound && sprintf('<= %.2f', $bound),
         ours   => $list->{ours},
         bound  => $bound,
         peer   => $peer && "$TITLE{$peer} " . spread($list->{$peer}),

@@ -32,14 +32,15 @@ sub site   { return $_[0]{site} }
 sub port   { return $_[0]{ports}{ $_[1] } }
 
 
-# Those of the names that take part, in the order given; all without names.
+# Those of the names that take part, in the order given; without names all,
+# but for the nodes that share a Redis, which have rows of their own.
 
 sub who {
     my ($self, @names) = @_;
 
     return @{ $self->{who} } if !@names;
 
-    my %there = map { $_ => 1 } @{ $self->{who} };
+    my %there = map { $_ => 1 } @{ $self->{who} }, $self->{shared} || ();
     return grep { $there{$_} } @names;
 }
 
@@ -60,6 +61,7 @@ sub set {
 
     $self->{who} = [ 'return', 'proxy', $self->ours,
                      grep { $self->available($_) } @{ $self->{peers} } ];
+    $self->{shared} = 'shared' if $self->ours && $self->available('shared');
 
     for my $name (qw(load burst stall)) {
         system('gcc', '-O2', '-o', $self->site->dir . "/$name",
@@ -155,8 +157,8 @@ sub start_stores {
     $port{upstream} = $self->{upstream}{port};
     $self->{ports} = \%port;
 
-    if ($self->who('redis')) {
-        $self->start('redis', 'redis-server', '--port', $port{redis},
+    if ($self->who('redis', 'shared')) {
+        $self->{redis} = $self->start('redis', 'redis-server', '--port', $port{redis},
             '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no',
             '--dir', $site->dir);
     }
@@ -181,9 +183,16 @@ sub start_stores {
 
     $self->server($_) for $self->who;
 
+    if ($self->who('shared') && !eval { $self->server('shared') }) {
+        $self->note("without this module's Redis: $@");
+        delete $self->{shared};
+    }
+
     return;
 }
 
+
+# A store; what cpu_of() wants to know of it.
 
 sub start {
     my ($self, $name, @command) = @_;
@@ -193,7 +202,7 @@ sub start {
 
     $site->wait_for_port($pid, $self->port($name));
 
-    return;
+    return { workers => [ $pid ] };
 }
 
 
@@ -224,16 +233,17 @@ EOF
 }
 
 
-# The server of a contender with so many workers, started when first wanted.
-# One worker has a core for itself, several share all.
+# The server of a contender with so many workers, started when first wanted;
+# node is a word that makes it another one.  One worker has a core for itself,
+# several share all.
 
 sub server {
-    my ($self, $who, $workers) = @_;
+    my ($self, $who, $workers, $node) = @_;
 
     $workers ||= 1;
 
     my $site = $self->site;
-    my $name = "$who-$workers";
+    my $name = "$who-$workers" . ($node || '');
 
     return $self->{server}{$name} ||= $site->nginx(
         name    => $name,
@@ -304,28 +314,47 @@ sub turning {
 
 
 # The longest turn, in milliseconds, from when so many wait until all have an
-# answer; and what the burst told.
+# answer; and what the burst told.  The first asks another node, if there is
+# one.
 
 sub longest_turn {
-    my ($self, $server, $n) = @_;
+    my ($self, $server, $n, $first) = @_;
 
-    my $burst = $self->start_program('burst', $server, '-n', $n,
-        '-l', $self->port('slow'), '-u', '/wait', '-d', 4000, '-k', 1000);
+    my $burst = $self->start_program('burst', $first || $server, '-n', $n,
+        '-w', $server->{port}, '-l', $self->port('slow'), '-u', '/wait',
+        '-d', 4000, '-k', 1000);
 
-    $self->wait_for($server, hot => waiting => $n - 1);
+    # of those who wait for another node, one has asked it in the name of all
+
+    $self->wait_for($server, hot => waiting => $n - ($first ? 2 : 1));
+
+    my $woken;
+    my $turn = $self->turn_of(sub {
+        $woken = numbers(scalar readline $burst);
+    });
+
+    close $burst;
+
+    return ($turn, $woken);
+}
+
+
+# The longest turn of the turning server while something is done.
+
+sub turn_of {
+    my ($self, $do) = @_;
 
     # in place, as the server has it mapped
 
     open my $turn, '+<:unix', $self->site->dir . '/turn' or die "turn: $!\n";
     syswrite $turn, pack 'Q', 0;
 
-    my $woken = numbers(scalar readline $burst);
+    $do->();
 
     sysseek $turn, 0, 0;
     sysread $turn, my $ns, 8;
-    close $burst;
 
-    return (unpack('Q', $ns) / 1e6, $woken);
+    return unpack('Q', $ns) / 1e6;
 }
 
 
@@ -366,41 +395,49 @@ sub executions {
 
 
 # One slice of load: microseconds of processor time a request.  Dies unless
-# the upstream was asked as often as it should be.
+# the upstream was asked as often as it should be.  What Redis took is kept
+# with the run, in microseconds a request, too.
 
 sub slice {
     my ($self, $run, $keys) = @_;
 
+    my $site = $self->site;
     my $server = $run->{server};
     my $name = "$server->{name} $run->{uri}";
     my $asked = $self->executions;
-    my $cpu = $self->site->cpu_of($server);
+    my ($cpu, $store) = map { $_ ? $site->cpu_of($_) : 0 }
+        $server, $self->{redis};
     my $got = $self->load($server, $run->{uri}, '-k', $keys,
-                          '-t', $self->{ms});
+        $run->{requests} ? ('-r', $run->{requests}) : ('-t', $self->{ms}));
 
-    $cpu = $self->site->cpu_of($server) - $cpu;
+    $cpu = $site->cpu_of($server) - $cpu;
+    $store = $site->cpu_of($self->{redis}) - $store if $self->{redis};
     $asked = $self->executions - $asked;
 
     die "$name: $got->{other} answers were not 200\n" if $got->{other};
     die "$name: $asked of $got->{requests} requests reached the upstream\n"
         if $asked != ($run->{upstream} ? $got->{requests} : 0);
 
-    $server->{next} = $got->{next};
+    $run->{counter}{next} = $got->{next} if $run->{keys} eq '+';
+    push @{ $run->{store} }, $store / 1000 / $got->{requests};
 
     return $cpu / 1000 / $got->{requests};
 }
 
 
 # What one contender does in an interleaved measurement: label, server, uri,
-# keys (a number, or + for a new one each time), and whether every request
-# reaches the upstream.
+# keys (a number, or + for a new one each time, as counter has it), and whether
+# every request reaches the upstream; requests, if a slice ends by them.
 
 sub run_of {
     my ($self, $who, $uri, $keys, %o) = @_;
 
+    my $server = $o{server} || $self->server($who);
+
     return {
         label    => $who,
-        server   => $self->server($who),
+        server   => $server,
+        counter  => $server,
         uri      => $uri,
         keys     => $keys,
         upstream => $who eq 'proxy' || $keys eq '+' && $who ne 'return',
@@ -409,8 +446,9 @@ sub run_of {
 }
 
 
-# Interleaved slices, another one first each round.  Returns lists of
-# microseconds by label, one for each round; a contender that fails is out.
+# Interleaved slices, another one first each round; a run may also be something
+# else to measure.  Returns lists of microseconds by label, one for each round;
+# a contender that fails is out.
 
 sub interleave {
     my ($self, @runs) = @_;
@@ -419,9 +457,10 @@ sub interleave {
 
     for my $round (1 .. $self->rounds) {
         for my $run (@runs) {
-            my $keys = $run->{keys} eq '+'
-                ? '+' . ($run->{server}{next} || 0) : $run->{keys};
-            my $us = eval { $self->slice($run, $keys) };
+            my $us = eval {
+                $run->{measure} ? $run->{measure}->()
+                    : $self->slice($run, keys_now($run))
+            };
 
             $run->{failed} = 1 if !$us;
             warn $@ if !$us;
@@ -437,10 +476,27 @@ sub interleave {
 }
 
 
+sub keys_now {
+    my ($run) = @_;
+
+    return $run->{keys} if $run->{keys} ne '+';
+    return '+' . ($run->{counter}{next} || 0);
+}
+
+
 # User-space instructions a request by function, as callgrind counts them: what
-# $n more requests cost, divided by $n.  kind is "replay" or "first".
+# $n more requests cost, divided by $n.  kind is "replay", "first" or "far": a
+# record that another node has stored.
 
 sub instructions {
+    my ($self, $who, $kind, $n) = @_;
+
+    return $self->{instructions}{"$who $kind $n"}
+        ||= $self->instructions_now($who, $kind, $n);
+}
+
+
+sub instructions_now {
     my ($self, $who, $kind, $n) = @_;
 
     my ($once, $twice) = map { $self->callgrind($who, $kind, $_) } $n, 2 * $n;
@@ -459,8 +515,11 @@ sub callgrind {
     my $site = $self->site;
     my $name = "callgrind-$who-$kind-$n";
     my $file = $site->dir . "/$name.out";
+    my @load = ('/new', '-r', $n, '-k', keys_of($kind));
 
     eval {
+        $self->load($self->server($who), @load) if $kind eq 'far';
+
         my $server = $site->nginx(
             name  => $name,
             cores => $site->front,
@@ -470,7 +529,7 @@ sub callgrind {
         );
 
         $self->fill($server, '/new', 1);
-        my $got = $self->load($server, '/new', '-r', $n, '-k', keys_of($kind));
+        my $got = $self->load($server, @load);
 
         $site->stop($server->{pid}, 'QUIT');
         die "$got->{other} answers were not 200\n" if $got->{other};
@@ -505,7 +564,7 @@ sub functions_of {
 sub keys_of {
     my ($kind) = @_;
 
-    return $kind eq 'first' ? '+' . int(time * 1000) : 1;
+    return $kind eq 'replay' ? 1 : '+' . int(time * 1000);
 }
 
 
@@ -540,6 +599,98 @@ sub strace {
 
     return sum(Bench::Site::read_file($file)
                =~ /^\s*(\d+)\s+(?!total)\w+\s*$/mg) || 0;
+}
+
+
+# How many commands of a run's first requests Redis reads at a time, from a
+# slice that nobody counts, which also loads the scripts.
+
+sub redis_batch {
+    my ($self, $run) = @_;
+
+    my @before = $self->redis_counts;
+    $self->slice($run, keys_now($run));
+    my @after = $self->redis_counts;
+
+    my ($commands, $reads) = map { $after[$_] - $before[$_] } 0, 1;
+
+    return int($commands / ($reads || 1) + 0.5) || 1;
+}
+
+
+# Scripts, and reads.
+
+sub redis_counts {
+    my ($self) = @_;
+
+    my $port = $self->port('redis');
+    my $info = `redis-cli -p $port info all`;
+
+    return map { $info =~ /$_/ ? $1 : 0 }
+        qr/^cmdstat_evalsha:calls=(\d+)/m, qr/^total_reads_processed:(\d+)/m;
+}
+
+
+# The least that a claim and a record cost: a script that does one SET, and a
+# SET of a record, $batch of either at a time on one connection.  Microseconds
+# of Redis for one of both, of $n.
+
+sub redis_bare {
+    my ($self, $n, $batch) = @_;
+
+    my $socket = IO::Socket::INET->new(
+        PeerAddr => '127.0.0.1', PeerPort => $self->port('redis')
+    ) or die "redis: $!\n";
+    my $sha = redis_say($socket, 1, redis_words('SCRIPT', 'LOAD', "return redis"
+        . ".call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])"));
+    my ($run, $record) = ('r' x 71, 'd' x (71 + BODY + 100));
+    my ($life, $others) = (86_400_000, $self->site->others);
+
+    system "taskset -cp $others $$ >/dev/null";
+    my $cpu = $self->site->cpu_of($self->{redis});
+
+    for (1 .. $n / $batch) {
+        my @keys = map { sprintf 'bare:%064d', $self->{bare}++ } 1 .. $batch;
+
+        redis_say($socket, $batch, map {
+            redis_words('EVALSHA', $sha, 1, $_, $run, $life)
+        } @keys);
+        redis_say($socket, $batch, map {
+            redis_words('SET', $_, $record, 'PX', $life)
+        } @keys);
+    }
+
+    $cpu = $self->site->cpu_of($self->{redis}) - $cpu;
+    system 'taskset -cp ' . $self->site->all . " $$ >/dev/null";
+
+    return $cpu / 1000 / (int($n / $batch) * $batch);
+}
+
+
+sub redis_words {
+    return join '', '*' . @_ . "\r\n",
+        map { '$' . length($_) . "\r\n$_\r\n" } @_;
+}
+
+
+# Says it in one write; the last of so many replies, each without its length.
+
+sub redis_say {
+    my ($socket, $n, @commands) = @_;
+
+    syswrite $socket, join '', @commands;
+
+    my $reply;
+
+    for (1 .. $n) {
+        $reply = readline $socket;
+        die "redis: $reply" if $reply =~ /^-/;
+        $reply = readline $socket if $reply =~ /^\$\d/;
+    }
+
+    $reply =~ s/\r\n$//;
+
+    return $reply;
 }
 
 

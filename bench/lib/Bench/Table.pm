@@ -18,7 +18,7 @@ sub new {
 
 
 # One row: figure, goal, peer (text); and either text and met, or ours (a list
-# of values), bound, format and least (more is better).
+# of values), bound, format and least (more is better).  No goal: no verdict.
 
 sub add {
     my ($self, %r) = @_;
@@ -27,10 +27,11 @@ sub add {
         my $m = median($r{ours});
 
         $r{text} = spread($r{ours}, $r{format});
-        $r{met} = $r{least} ? $m >= $r{bound} : $m <= $r{bound};
+        $r{met} = $r{goal}
+            && ($r{least} ? $m >= $r{bound} : $m <= $r{bound});
     }
 
-    my $verdict = !defined $r{text} ? '-' : $r{met} ? 'met' : '**missed**';
+    my $verdict = !defined $r{text} || !$r{goal} ? '-' : $r{met} ? 'met' : '**missed**';
     my @row = map { $_ || '-' } @r{qw(figure goal text peer)}, $verdict;
 
     push @{ $self->{rows} }, \@row;
