@@ -152,8 +152,8 @@ sub _redis {
     idempotency_redis $name {
         server           127.0.0.1:$port;
         prefix           $name:;
-        connect_timeout  300ms;
-        timeout          300ms;
+        connect_timeout  800ms;
+        timeout          800ms;
     }
 END
 }
