@@ -201,6 +201,17 @@ $a->backend->answer(200, 'patience');
 is_answer($first, 200, 'patience', 'A ends');
 is_replay($_, 200, 'patience', 'B learns of it') for @twins;
 
+# An answer with a broken chunk: the client is told, though nginx ends the
+# request at once.
+
+%request = pay();
+$first = first(\%request);
+$a->backend->answer(0, '', raw => "HTTP/1.1 200 OK\r\n"
+    . "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnone\r\n");
+is($first->response->status, 502, 'a broken chunk');
+wait_for('Redis is told', sub {
+    $b->post(%request)->body =~ /outcome of the first request is unknown/ });
+
 # A dies.
 
 %request = pay(path => '/lease/');

@@ -254,6 +254,7 @@ typedef struct {
  *   last_try  the wait is over
  *   handled   a content handler ran
  *   unasked   it is one that asks upstreams, and had no memory to begin
+ *   ending    the request is terminated when this answer has been given
  *   streaming the response goes on to its end without the client
  *   dropped   what is left of it is read and thrown away
  */
@@ -299,6 +300,7 @@ typedef struct {
     unsigned                          last_try:1;
     unsigned                          handled:1;
     unsigned                          unasked:1;
+    unsigned                          ending:1;
     unsigned                          streaming:1;
     unsigned                          dropped:1;
     unsigned                          gone:1;

@@ -588,7 +588,10 @@ ngx_http_idempotency_finish(ngx_http_request_t *r,
 
     NGX_IDEM_POINT("whole");
 
-    if (ngx_http_idempotency_settle(ctx, fate, ttl_s) == NGX_AGAIN) {
+    if (ctx->ending) {
+        ngx_http_idempotency_settle_now(ctx, fate, ttl_s);
+
+    } else if (ngx_http_idempotency_settle(ctx, fate, ttl_s) == NGX_AGAIN) {
         r->buffered |= NGX_HTTP_IDEMPOTENCY_BUFFERED;
         return NGX_AGAIN;
     }

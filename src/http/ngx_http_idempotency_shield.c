@@ -266,6 +266,7 @@ ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc)
     {
         /* the request is terminated behind us: no other page is in time */
 
+        ctx->ending = 1;
         r->keepalive = 0;
         r->error_page = 1;
 
