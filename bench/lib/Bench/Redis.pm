@@ -5,7 +5,8 @@ package Bench::Redis;
 use strict;
 use warnings;
 
-use List::Util qw(max sum);
+use List::Util qw(sum);
+use Time::HiRes ();
 
 use Bench::Rows;
 use Bench::Table qw(median ratios spread thousands lowest);
@@ -198,7 +199,7 @@ sub redis_stall {
 sub redis_turn {
     my ($self) = @_;
 
-    my $n = 10_000;
+    my $n = 4000;
     my $stage = $self->{stage};
 
     return if !$stage->who('shared');
@@ -218,7 +219,7 @@ sub redis_turn {
 
         my %do = (
             'first requests' => $load->('/new', '-r', 3000, '-k',
-                                        '+' . (time * 1000 + $round * 5000)),
+                                        '+' . (int(Time::HiRes::time() * 1000) + $round * 5000)),
             'first requests, 1 MiB' => $load->('/s1m', @few,
                                                '+' . $round * 100_000),
             'replays of what only Redis holds, 1 MiB' =>
