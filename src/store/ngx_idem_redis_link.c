@@ -39,6 +39,7 @@ static ngx_int_t ngx_idem_redis_link_flush(ngx_idem_redis_link_t *link);
 static size_t ngx_idem_redis_link_fill(ngx_idem_redis_link_t *link);
 static void ngx_idem_redis_link_timer_handler(ngx_event_t *ev);
 static void ngx_idem_redis_link_overdue(ngx_idem_redis_link_t *link);
+static ngx_uint_t ngx_idem_redis_link_wait(ngx_idem_redis_link_t *link);
 
 static void ngx_idem_redis_link_break(ngx_idem_redis_link_t *link,
     const char *why);
@@ -793,17 +794,48 @@ ngx_idem_redis_link_timer_handler(ngx_event_t *ev)
 }
 
 
-/* It is not set anew with each item, so it may come too early. */
+/*
+ * It is not set anew with each item, so it may come too early.  And a worker
+ * with much to do comes here before it comes to a reply that is there: nginx
+ * does not know of it yet, so recv() is told to ask.
+ */
 
 static void
 ngx_idem_redis_link_overdue(ngx_idem_redis_link_t *link)
+{
+    ngx_event_t  *rev;
+
+    if (ngx_idem_redis_link_wait(link)) {
+        return;
+    }
+
+    rev = link->peer.connection->read;
+    rev->available = -1;
+
+    if (ngx_idem_redis_link_read(link) != NGX_OK) {
+        ngx_idem_redis_link_break(link, link->leaving);
+        return;
+    }
+
+    ngx_idem_redis_link_busy(link);
+
+    if (!ngx_idem_redis_link_wait(link)) {
+        ngx_idem_redis_link_break(link, ngx_idem_redis_link_late);
+    }
+}
+
+
+/* Sets the timer for the oldest item; 0: that one is overdue. */
+
+static ngx_uint_t
+ngx_idem_redis_link_wait(ngx_idem_redis_link_t *link)
 {
     ngx_queue_t            *q;
     ngx_msec_int_t          left;
     ngx_idem_redis_item_t  *it;
 
-    if (ngx_queue_empty(&link->items)) {
-        return;
+    if (link->timer.timer_set || ngx_queue_empty(&link->items)) {
+        return 1;
     }
 
     q = ngx_queue_head(&link->items);
@@ -813,10 +845,9 @@ ngx_idem_redis_link_overdue(ngx_idem_redis_link_t *link)
 
     if (left > 0) {
         ngx_add_timer(&link->timer, (ngx_msec_t) left);
-        return;
     }
 
-    ngx_idem_redis_link_break(link, ngx_idem_redis_link_late);
+    return left > 0;
 }
 
 

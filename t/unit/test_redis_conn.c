@@ -54,6 +54,7 @@ static void test_script(void);
 static void test_errors(void);
 static void test_shapes(void);
 static void test_overdue(void);
+static void test_behind(void);
 static void test_broken(void);
 static void test_nonsense(void);
 static void test_pauses(void);
@@ -132,6 +133,7 @@ main(void)
     test_errors();
     test_shapes();
     test_overdue();
+    test_behind();
     test_broken();
     test_nonsense();
     test_pauses();
@@ -537,6 +539,60 @@ test_overdue(void)
     tap_is(world_busy(), 0, "nobody stays for a pause");
     tap_is(COUNT(LOST), 1, "one was lost");
     tap_is(COUNT(REFUSED), 1, "one was refused");
+
+    finish();
+}
+
+
+/* A worker with much to do gets to the timers before it gets to the reply. */
+
+static void
+test_behind(void)
+{
+    asked_t  *a, *b;
+
+    begin("10.0.0.1:6379");
+    ready();
+
+    a = ask("a");
+    turn();
+    say(peer(), ":1\r\n");
+    later(700);
+    ended(a, NGX_IDEM_REDIS_REPLIED, "1", "a reply that is there is not late");
+    tap_is(peer()->closed, 0, "the connection stays");
+
+    b = ask("b");
+    turn();
+    later(499);
+    tap_is(b->calls, 0, "the next one has its own time");
+    later(1);
+    ended(b, NGX_IDEM_REDIS_LOST, "", "and no more");
+
+    finish();
+    begin("10.0.0.1:6379");
+    ready();
+
+    a = ask("a");
+    turn();
+    later(100);
+    b = ask("b");
+    turn();
+    say(peer(), ":1\r\n");
+    later(400);
+    ended(a, NGX_IDEM_REDIS_REPLIED, "1", "the first one is there");
+    tap_is(b->calls, 0, "the second one has time left");
+    later(100);
+    ended(b, NGX_IDEM_REDIS_LOST, "", "until that is over, too");
+
+    finish();
+    begin("10.0.0.1:6379");
+    ready();
+
+    a = ask("a");
+    turn();
+    peer()->eof = 1;
+    later(500);
+    ended(a, NGX_IDEM_REDIS_LOST, "", "an end that is there is one");
 
     finish();
 }
