@@ -29,7 +29,7 @@ sub redis_first {
     return if !$stage->who('shared');
 
     my %run = map { $_ => $stage->run_of($_, '/new', '+') }
-        $stage->who(qw(proxy shared redis));
+        $stage->who(qw(proxy ours shared redis));
     my $batch = $stage->redis_batch($run{shared});
     my $bare = { label => 'bare', counter => {},
                  measure => sub { $stage->redis_bare(4000, $batch) } };
