@@ -82,7 +82,7 @@ sub redis_far {
 
     my $stage = $self->{stage};
     my @who = $stage->who(qw(shared redis));
-    my $slice = $stage->quick ? 2000 : 4000;
+    my $slice = $stage->quick ? 1000 : 3000;
     my @runs = $stage->run_of('proxy', '/far', '+', requests => $slice);
 
     for my $who (@who) {
