@@ -108,7 +108,7 @@ becomes('and no more', sub { redis()->{pending} }, 0);
 is(redis()->{errors}{timeout}, 1, 'a reply was overdue');
 cmp_ok(redis()->{commands}{lost}, '>=', 1, 'the command is lost');
 is(redis()->{undelivered}, 1, 'Redis is still to be told to forget it');
-is(server()->{state}, 'away', 'the server is away');
+becomes('the server is away', sub { server()->{state} }, 'away');
 $redis->resume;
 becomes('that is told', sub { redis()->{undelivered} }, 0);
 
