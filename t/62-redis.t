@@ -160,6 +160,7 @@ for ([ 500, 'oops' ], [ 200, 'found' ]) {
     $b->backend->wait_for_request;
     $b->backend->answer(@$_);
     is_problem($again, 409, 'not-known-yet', 'B asks in vain') if $_->[0] == 500;
+    $b->wait_until(running => 0);           # Redis has it back
     is_replay($again, 200, 'found', 'B asks') if $_->[0] == 200;
 }
 
