@@ -21,6 +21,7 @@
 
 static ngx_int_t ngx_idem_redis_claim_near(ngx_idem_redis_t *rs,
     ngx_idem_op_t *op, ngx_idem_verdict_e *verdict);
+static ngx_uint_t ngx_idem_redis_disputed(ngx_idem_op_t *op);
 static ngx_int_t ngx_idem_redis_ask(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_claimed(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_owned(ngx_idem_redis_task_t *task,
@@ -43,6 +44,7 @@ ngx_int_t
 ngx_idem_redis_claim(ngx_idem_store_t *st, ngx_idem_op_t *op)
 {
     ngx_int_t               rc;
+    ngx_uint_t              near;
     ngx_idem_redis_t       *rs;
     ngx_idem_verdict_e      before;
     ngx_idem_redis_task_t  *task;
@@ -60,9 +62,13 @@ ngx_idem_redis_claim(ngx_idem_store_t *st, ngx_idem_op_t *op)
 
     rc = ngx_idem_redis_claim_near(rs, op, &before);
 
-    if (rc != NGX_OK || op->verdict != NGX_IDEM_OWNED) {
+    if (rc != NGX_OK
+        || (op->verdict != NGX_IDEM_OWNED && !ngx_idem_redis_disputed(op)))
+    {
         return rc;
     }
+
+    near = (op->verdict == NGX_IDEM_OWNED);
 
     task = ngx_idem_redis_task(rs, op, NGX_IDEM_REDIS_CLAIM,
                                ngx_idem_redis_claimed);
@@ -74,7 +80,7 @@ ngx_idem_redis_claim(ngx_idem_store_t *st, ngx_idem_op_t *op)
 
     op->by = st->kind;
     op->task = task;
-    task->near = 1;
+    task->near = near;
     task->doubt = (before == NGX_IDEM_UNKNOWN);
 
     return ngx_idem_redis_ask(task);
@@ -103,6 +109,21 @@ ngx_idem_redis_claim_near(ngx_idem_redis_t *rs, ngx_idem_op_t *op,
                   ? NGX_IDEM_UNKNOWN : NGX_IDEM_ABSENT;
 
     return rc;
+}
+
+
+/*
+ * Another request has the identity in the zone.  Unless it has ended, Redis may
+ * not have granted it that: perhaps it is the one that is wrong.  Whoever asks
+ * then does not have the identity in the zone.
+ */
+
+static ngx_uint_t
+ngx_idem_redis_disputed(ngx_idem_op_t *op)
+{
+    return op->verdict == NGX_IDEM_MISMATCH
+           && op->outcome.state != NGX_IDEM_STATE_DONE
+           && op->outcome.state != NGX_IDEM_STATE_UNSTORED;
 }
 
 

@@ -51,6 +51,10 @@ ngx_idem_redis_renew(ngx_idem_store_t *st, ngx_idem_op_t *op)
         return rc;
     }
 
+    /* the zone may have been another one's: Redis tells whether it is lost */
+
+    op->verdict = NGX_IDEM_OWNED;
+
     task = ngx_idem_redis_task(rs, op, NGX_IDEM_REDIS_RENEW,
                                ngx_idem_redis_renewed);
     if (task == NULL) {

@@ -103,7 +103,8 @@ struct ngx_idem_op_s {
  *           lock that saw the running claim, so that no completion is
  *           missed.  op->handler then comes at most once, from the event
  *           loop, never from inside claim().  CHECK comes with op->outcome:
- *           completing with it as it is puts the unknown back.
+ *           completing with it as it is puts the unknown back.  MISMATCH of a
+ *           zone comes with op->outcome.state, that of the other one.
  * renew     the lease ends op->lease_ms from now.  OWNED or LOST.
  * complete  the claim ends as op->outcome.  The verdict is what the record
  *           is now: DONE, UNSTORED (also if there was no room for a DONE;

@@ -172,6 +172,9 @@ ngx_idem_zone_claim_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
         op->place = i;
         op->stored.len = h->u.size;
         ngx_idem_zone_pin_locked(zn, i);
+
+    } else if (op->verdict == NGX_IDEM_MISMATCH) {
+        op->outcome.state = h->entry.state;
     }
 }
 
