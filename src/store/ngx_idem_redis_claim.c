@@ -379,9 +379,13 @@ ngx_idem_redis_fetch(ngx_idem_redis_task_t *task)
     own->outcome.dry = 0;
     own->outcome.ttl_s = (uint32_t)
                          ((left_ms + ngx_idem_redis_integer(task, 2)) / 1000);
-    own->outcome.until_ms = ngx_current_msec + (uint64_t) left_ms;
+    own->outcome.until_ms = task->said_ms + (uint64_t) left_ms;
 
-    if (left_ms > 0 && near->verbs->complete(near, own) == NGX_OK) {
+    /* Redis has told what was left some time ago */
+
+    if (own->outcome.until_ms > ngx_current_msec
+        && near->verbs->complete(near, own) == NGX_OK)
+    {
         task->near = 0;
     }
 

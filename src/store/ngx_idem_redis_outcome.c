@@ -317,6 +317,13 @@ ngx_idem_redis_near_complete(ngx_idem_redis_task_t *task, ngx_uint_t cached)
     own->cached = cached;
     own->outcome.until_ms = 0;
 
+    /* no longer than on Redis: its life there may have begun then */
+
+    if (task->said_ms && own->outcome.state != NGX_IDEM_STATE_UNKNOWN) {
+        own->outcome.until_ms = task->said_ms
+                                + (uint64_t) own->outcome.ttl_s * 1000;
+    }
+
     (void) near->verbs->complete(near, own);
 
     own->outcome.until_ms = until_ms;

@@ -111,6 +111,7 @@ ngx_idem_redis_send_task(ngx_idem_redis_task_t *task)
     }
 
     task->sent = 1;
+    task->said_ms = ngx_current_msec;
 
     return NGX_OK;
 }

@@ -72,6 +72,7 @@ struct ngx_idem_redis_task_s {
     ngx_msec_t                pause;
     uint64_t                  until_ms;     /* of use */
     uint64_t                  lease_ms;     /* end of the lease */
+    uint64_t                  said_ms;      /* when it was sent; 0: never */
     ngx_str_t                 record;       /* framed */
 
     u_char                    key[NGX_IDEM_REDIS_KEY];
