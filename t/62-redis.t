@@ -242,6 +242,18 @@ $first = first(\%request, 200, $large);
 is_answer($first, 200, $large, 'a large answer');
 is_replay($b->post(%request), 200, $large, 'goes to B byte for byte');
 
+# One that is larger than the zone of a node comes from Redis each time.
+
+my $tiny = Test::Idempotency->new($conf, locations => $locations,
+    zone => 'zone=payments:64k redis=main',
+    http => "idempotency_redis main { server 127.0.0.1:@{[ $redis->port ]}; }");
+
+for (1, 2) {
+    $m = $tiny->post(%request);
+    is_replay($m, 200, $large, 'what is larger than a zone');
+    is($m->header('X-Store'), 'redis', 'Redis had it');
+}
+
 # Redis has nothing that never ends.
 
 my @keys = @{ $redis->command('KEYS', '*') };

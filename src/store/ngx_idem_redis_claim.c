@@ -374,6 +374,7 @@ ngx_idem_redis_fetch(ngx_idem_redis_task_t *task)
 
     own->record = &cl;
     own->size = record.len;
+    own->cached = 1;
     own->outcome.state = NGX_IDEM_STATE_DONE;
     own->outcome.status = (uint16_t) ngx_idem_redis_integer(task, 1);
     own->outcome.dry = 0;
