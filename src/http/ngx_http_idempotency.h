@@ -31,9 +31,9 @@
  *   REJECTED   an answer of our own goes out            -
  *   ALOOF      hands off                                -
  *
- * CLAIMING, WAITING, CHECKING, OWNED, CAPTURING, COMMITTING and PASSING hold
- * something of the store's; the request's cleanup gives it back, however the
- * request ends.
+ * READY, if it has waited, CLAIMING, CLAIMED, WAITING, CHECKING, OWNED,
+ * CAPTURING, COMMITTING and PASSING hold something of the store's; the
+ * request's cleanup gives it back, however the request ends.
  */
 
 

@@ -14,6 +14,7 @@ static ngx_http_upstream_state_t *ngx_http_idempotency_last_asked(
 static void ngx_http_idempotency_outcome(ngx_http_idempotency_ctx_t *ctx,
     ngx_idem_fate_e fate, uint32_t ttl_s);
 static void ngx_http_idempotency_settled(ngx_http_idempotency_ctx_t *ctx);
+static void ngx_http_idempotency_unclaim(ngx_http_idempotency_ctx_t *ctx);
 static void ngx_http_idempotency_renew_handler(ngx_event_t *ev);
 static void ngx_http_idempotency_renew_again(ngx_http_idempotency_ctx_t *ctx);
 
@@ -375,10 +376,15 @@ ngx_http_idempotency_cleanup(void *data)
 
     switch (ctx->state) {
 
+    case NGX_HTTP_IDEMPOTENCY_READY:
     case NGX_HTTP_IDEMPOTENCY_CLAIMING:
     case NGX_HTTP_IDEMPOTENCY_WAITING:
     case NGX_HTTP_IDEMPOTENCY_COMMITTING:
         st->verbs->cancel(st, &ctx->op);
+        break;
+
+    case NGX_HTTP_IDEMPOTENCY_CLAIMED:
+        ngx_http_idempotency_unclaim(ctx);
         break;
 
     case NGX_HTTP_IDEMPOTENCY_CHECKING:
@@ -394,8 +400,6 @@ ngx_http_idempotency_cleanup(void *data)
 
     case NGX_HTTP_IDEMPOTENCY_SEEN:
     case NGX_HTTP_IDEMPOTENCY_READING:
-    case NGX_HTTP_IDEMPOTENCY_READY:
-    case NGX_HTTP_IDEMPOTENCY_CLAIMED:
     case NGX_HTTP_IDEMPOTENCY_COMMITTED:
     case NGX_HTTP_IDEMPOTENCY_SETTLED:
     case NGX_HTTP_IDEMPOTENCY_REPLAYING:
@@ -406,6 +410,30 @@ ngx_http_idempotency_cleanup(void *data)
 
     if (ctx->event.timer_set) {
         ngx_del_timer(&ctx->event);
+    }
+}
+
+
+/* The request has not gone on with what the store has answered. */
+
+static void
+ngx_http_idempotency_unclaim(ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_idem_store_t  *st;
+
+    st = ctx->ilcf->store;
+    st->verbs->cancel(st, &ctx->op);
+
+    if (ctx->op.rc != NGX_OK) {
+        return;
+    }
+
+    if (ctx->op.verdict == NGX_IDEM_OWNED) {
+        ngx_http_idempotency_settle_now(ctx, NGX_IDEM_FATE_RELEASE,
+                                        NGX_IDEM_TTL_UNSET);
+
+    } else if (ctx->op.verdict == NGX_IDEM_CHECK) {
+        ngx_http_idempotency_put_back(ctx);
     }
 }
 
