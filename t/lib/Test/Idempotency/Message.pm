@@ -23,7 +23,7 @@ sub parse {
         fields => [ map { [ /^([^:]*):[ \t]*(.*?)[ \t]*$/s ] } @lines ],
     }, $class;
 
-    my $length = $self->_take_body(substr($$in, $end + 4), \%o);
+    my $length = $self->_take_body($in, $end + 4, \%o);
     return if !defined $length;
 
     $self->{raw} = substr $$in, 0, $end + 4 + $length, '';
@@ -42,27 +42,29 @@ sub broken {
 }
 
 
-# Sets body (and trailers) and returns how many bytes they took.
+# Sets body (and trailers) from a place on and returns how many bytes they took.
+# It is tried with each piece that comes: what is not whole is not copied.
 
 sub _take_body {
-    my ($self, $rest, $o) = @_;
+    my ($self, $in, $at, $o) = @_;
 
+    my $there = length($$in) - $at;
     my $length = $self->header('Content-Length');
 
     if ($self->is_response && $self->_has_no_body($o->{method})) {
         $length = 0;
 
     } elsif (lc($self->header('Transfer-Encoding') // '') eq 'chunked') {
-        return $self->_take_chunks($rest);
+        return $self->_take_chunks(substr $$in, $at);
 
     } elsif (!defined $length) {
         return if $self->is_response && !$o->{eof};
-        $length = $self->is_response ? length $rest : 0;
+        $length = $self->is_response ? $there : 0;
     }
 
-    return if length $rest < $length;
+    return if $there < $length;
 
-    $self->{body} = substr $rest, 0, $length;
+    $self->{body} = substr $$in, $at, $length;
 
     return $length;
 }
