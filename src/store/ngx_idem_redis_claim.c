@@ -440,9 +440,8 @@ ngx_idem_redis_is_foreign(ngx_idem_redis_cmd_t *cmd)
     error = &cmd->error;
 
     if (cmd->end != NGX_IDEM_REDIS_FAILED
-        || (ngx_strncmp(error->data, "ERR ", ngx_min(error->len, 4)) != 0
-            && ngx_strncmp(error->data, "WRONGTYPE", ngx_min(error->len, 9))
-               != 0))
+        || (!ngx_idem_redis_says(error, "ERR")
+            && !ngx_idem_redis_says(error, "WRONGTYPE")))
     {
         return 0;
     }

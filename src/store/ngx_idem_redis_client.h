@@ -198,9 +198,6 @@ ngx_uint_t ngx_idem_redis_place_same(const ngx_idem_redis_place_t *one,
 void ngx_idem_redis_place_copy(ngx_idem_redis_place_t *to,
     const ngx_idem_redis_place_t *from);
 
-/* Whether words begin with a word. */
-ngx_uint_t ngx_idem_redis_says(const ngx_str_t *words, const char *word);
-
 
 /* NGX_ERROR: no memory. */
 ngx_int_t ngx_idem_redis_cluster_init(ngx_idem_redis_client_t *rc);

@@ -212,18 +212,6 @@ ngx_idem_redis_redirect(ngx_idem_redis_job_t *job, const ngx_str_t *words)
 }
 
 
-ngx_uint_t
-ngx_idem_redis_says(const ngx_str_t *words, const char *word)
-{
-    size_t  n;
-
-    n = ngx_strlen(word);
-
-    return words->len >= n && ngx_strncmp(words->data, word, n) == 0
-           && (words->len == n || words->data[n] == ' ');
-}
-
-
 void
 ngx_idem_redis_ask(ngx_idem_redis_client_t *rc)
 {

@@ -51,19 +51,19 @@ const uint32_t  ngx_idem_redis_bounds[NGX_IDEM_REDIS_BOUNDS] = {
 
 
 static const struct {
-    ngx_str_t               word;
-    ngx_idem_redis_error_e  kind;
+    const char              *word;
+    ngx_idem_redis_error_e   kind;
 } ngx_idem_redis_words[] = {
-    { ngx_string("NOAUTH"), NGX_IDEM_REDIS_ERROR_AUTH },
-    { ngx_string("WRONGPASS"), NGX_IDEM_REDIS_ERROR_AUTH },
-    { ngx_string("NOPERM"), NGX_IDEM_REDIS_ERROR_AUTH },
-    { ngx_string("OOM"), NGX_IDEM_REDIS_ERROR_OOM },
-    { ngx_string("READONLY"), NGX_IDEM_REDIS_ERROR_READONLY },
-    { ngx_string("LOADING"), NGX_IDEM_REDIS_ERROR_LOADING },
-    { ngx_string("BUSY"), NGX_IDEM_REDIS_ERROR_BUSY },
-    { ngx_string("NOREPLICAS"), NGX_IDEM_REDIS_ERROR_REPLICAS },
-    { ngx_string("MASTERDOWN"), NGX_IDEM_REDIS_ERROR_MASTERDOWN },
-    { ngx_string("CLUSTERDOWN"), NGX_IDEM_REDIS_ERROR_CLUSTERDOWN }
+    { "NOAUTH", NGX_IDEM_REDIS_ERROR_AUTH },
+    { "WRONGPASS", NGX_IDEM_REDIS_ERROR_AUTH },
+    { "NOPERM", NGX_IDEM_REDIS_ERROR_AUTH },
+    { "OOM", NGX_IDEM_REDIS_ERROR_OOM },
+    { "READONLY", NGX_IDEM_REDIS_ERROR_READONLY },
+    { "LOADING", NGX_IDEM_REDIS_ERROR_LOADING },
+    { "BUSY", NGX_IDEM_REDIS_ERROR_BUSY },
+    { "NOREPLICAS", NGX_IDEM_REDIS_ERROR_REPLICAS },
+    { "MASTERDOWN", NGX_IDEM_REDIS_ERROR_MASTERDOWN },
+    { "CLUSTERDOWN", NGX_IDEM_REDIS_ERROR_CLUSTERDOWN }
 };
 
 
@@ -97,23 +97,29 @@ ngx_idem_redis_stat_undelivered(ngx_idem_redis_stat_t *st, ngx_int_t n,
 ngx_idem_redis_error_e
 ngx_idem_redis_stat_kind(const ngx_str_t *words)
 {
-    size_t      i;
-    ngx_str_t   word;
+    size_t  i;
 
     for (i = 0; i < sizeof(ngx_idem_redis_words)
                     / sizeof(ngx_idem_redis_words[0]); i++)
     {
-        word = ngx_idem_redis_words[i].word;
-
-        if (words->len >= word.len
-            && ngx_strncmp(words->data, word.data, word.len) == 0
-            && (words->len == word.len || words->data[word.len] == ' '))
-        {
+        if (ngx_idem_redis_says(words, ngx_idem_redis_words[i].word)) {
             return ngx_idem_redis_words[i].kind;
         }
     }
 
     return NGX_IDEM_REDIS_ERROR_OTHER;
+}
+
+
+ngx_uint_t
+ngx_idem_redis_says(const ngx_str_t *words, const char *word)
+{
+    size_t  n;
+
+    n = ngx_strlen(word);
+
+    return words->len >= n && ngx_strncmp(words->data, word, n) == 0
+           && (words->len == n || words->data[n] == ' ');
 }
 
 

@@ -151,6 +151,9 @@ void ngx_idem_redis_stat_undelivered(ngx_idem_redis_stat_t *st, ngx_int_t n,
 /* What an error reply is about, by its first word. */
 ngx_idem_redis_error_e ngx_idem_redis_stat_kind(const ngx_str_t *words);
 
+/* Whether the first word is that one. */
+ngx_uint_t ngx_idem_redis_says(const ngx_str_t *words, const char *word);
+
 /* Takes the mutex, for a moment, if it is not known yet. */
 ngx_idem_redis_server_t *ngx_idem_redis_stat_server(ngx_idem_redis_stat_t *st,
     const ngx_str_t *name);
