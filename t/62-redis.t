@@ -28,6 +28,7 @@ my $locations = <<'END';
                          idempotency_concurrent wait=10s; }
     location /lease/   { proxy_pass http://backend; idempotency_lease 300ms; }
     location /small/   { proxy_pass http://backend; idempotency_max_response 1; }
+    location /huge/    { proxy_pass http://backend; idempotency_max_response 80m; }
 END
 
 my ($a, $b) = map {
@@ -253,6 +254,14 @@ for (1, 2) {
     is_replay($m, 200, $large, 'what is larger than a zone');
     is($m->header('X-Store'), 'redis', 'Redis had it');
 }
+
+# What is larger than a command to Redis may be is not kept, anywhere.
+
+%request = pay(path => '/huge/');
+$first = first(\%request, 200, $large x 224);
+is_answer($first, 200, $large x 224, 'an answer too large for Redis');
+is_problem($_->post(%request), 409, 'response-not-stored', 'everybody knows')
+    for $a, $b;
 
 # Redis has nothing that never ends.
 

@@ -38,6 +38,8 @@
 #define NGX_IDEM_REDIS_VALUES  64       /* of a reply, at most */
 #define NGX_IDEM_REDIS_BYTES   (64 * 1024 * 1024)
                                         /* of a command or a reply, at most */
+#define NGX_IDEM_REDIS_RECORD  (NGX_IDEM_REDIS_BYTES - 64 * 1024)
+                                        /* of a record in it, at most */
 
 
 typedef enum {

@@ -23,7 +23,7 @@
 
 
 static void ngx_idem_redis_renewed(ngx_idem_redis_task_t *task);
-static ngx_int_t ngx_idem_redis_copy(ngx_idem_redis_task_t *task);
+static void ngx_idem_redis_copy(ngx_idem_redis_task_t *task);
 static ngx_int_t ngx_idem_redis_tell(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_completed(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_delivered(ngx_idem_redis_task_t *task);
@@ -109,10 +109,7 @@ ngx_idem_redis_complete(ngx_idem_store_t *st, ngx_idem_op_t *op)
     task->near = 1;
     task->until_ms = ngx_current_msec + (uint64_t) op->outcome.ttl_s * 1000;
 
-    if (ngx_idem_redis_copy(task) != NGX_OK) {
-        ngx_idem_redis_free(task);
-        return NGX_ERROR;
-    }
+    ngx_idem_redis_copy(task);
 
     op->task = task;
 
@@ -132,9 +129,12 @@ ngx_idem_redis_complete(ngx_idem_store_t *st, ngx_idem_op_t *op)
 }
 
 
-/* The record in one piece: it is sent again if need be. */
+/*
+ * The record in one piece: it is sent again if need be.  One that is too large
+ * for a command, or for the memory there is, is not kept.
+ */
 
-static ngx_int_t
+static void
 ngx_idem_redis_copy(ngx_idem_redis_task_t *task)
 {
     u_char         *p;
@@ -144,12 +144,18 @@ ngx_idem_redis_copy(ngx_idem_redis_task_t *task)
     op = task->op;
 
     if (op->outcome.state != NGX_IDEM_STATE_DONE) {
-        return NGX_OK;
+        return;
     }
 
-    p = ngx_palloc(task->pool, NGX_IDEM_REDIS_FRAME + op->size);
+    p = NULL;
+
+    if (op->size <= NGX_IDEM_REDIS_RECORD) {
+        p = ngx_palloc(task->pool, NGX_IDEM_REDIS_FRAME + op->size);
+    }
+
     if (p == NULL) {
-        return NGX_ERROR;
+        task->own.outcome.state = NGX_IDEM_STATE_UNSTORED;
+        return;
     }
 
     task->record.data = p;
@@ -162,8 +168,6 @@ ngx_idem_redis_copy(ngx_idem_redis_task_t *task)
     }
 
     ngx_idem_redis_frame(&task->record);
-
-    return NGX_OK;
 }
 
 
