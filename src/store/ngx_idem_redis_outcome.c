@@ -422,6 +422,7 @@ ngx_idem_redis_give_back(ngx_idem_redis_task_t *task)
     task->handler = ngx_idem_redis_released;
     task->counted = 1;
     task->unused = 1;
+    task->cmd.wait = 0;
     task->until_ms = ngx_current_msec + task->own.lease_ms;
 
     ngx_idem_redis_near_release(task);
