@@ -226,6 +226,7 @@ my $before = $set->master;
 wait_for('a change in good order', sub {
     ($set->sentinels)[1]->client->try('SENTINEL', 'FAILOVER', 'main') eq 'OK' });
 $set->wait_for_other_master($before);
+$set->wait_for_replica($before);        # what it is told until then is lost
 $a->backend->answer(201, 'changed', to => $held_late);
 is_answer($late, 201, 'changed', 'a claim goes through the change');
 in_the_end($b, \%late, 'changed', 'so does its record');
@@ -247,8 +248,8 @@ cmp_ok(time - $began, '<', 3, 'nobody waits for it long');
 $a->backend->answer(201, 'meanwhile', to => $held_late);
 is_answer($late, 201, 'meanwhile', 'who is done has its answer');
 $set->wait_for_other_master($before);
-$before->resume;
 in_the_end($b, \%late, 'meanwhile', 'the other master is told');
+$before->resume;
 works_again($_, 'a master hung') for $a, $b;
 is(executions(\%late, $a, $b), 1, 'it was carried out once');
 $set->wait_for_replica($before);
