@@ -1,0 +1,199 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+#include <string.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+
+#include "core/ngx_idem_token.h"
+
+
+#define NGX_IDEM_TOKEN_EXPIRY  1
+#define NGX_IDEM_TOKEN_RANDOM  9
+#define NGX_IDEM_TOKEN_MAC     25
+#define NGX_IDEM_TOKEN_BYTES   (NGX_IDEM_TOKEN_MAC + NGX_IDEM_DIGEST_LEN)
+
+
+static int ngx_idem_token_sign(const uint8_t *bytes, const uint8_t *scope,
+    ngx_idem_span_t secret, uint8_t *mac);
+static void ngx_idem_token_encode(const uint8_t *bytes, uint8_t *out);
+static int ngx_idem_token_decode(ngx_idem_span_t token, uint8_t *bytes);
+static uint32_t ngx_idem_token_value(uint8_t c);
+
+
+int
+ngx_idem_token_issue(uint8_t *out, uint64_t expires_s, const uint8_t *nonce,
+    const uint8_t *scope, ngx_idem_span_t secret)
+{
+    unsigned  i;
+    uint8_t   bytes[NGX_IDEM_TOKEN_BYTES];
+
+    bytes[0] = NGX_IDEM_TOKEN_VERSION;
+
+    for (i = 0; i < 8; i++) {
+        bytes[NGX_IDEM_TOKEN_EXPIRY + i] = (uint8_t) (expires_s
+                                                      >> (56 - 8 * i));
+    }
+
+    memcpy(bytes + NGX_IDEM_TOKEN_RANDOM, nonce, NGX_IDEM_TOKEN_RANDOM_LEN);
+
+    if (ngx_idem_token_sign(bytes, scope, secret, bytes + NGX_IDEM_TOKEN_MAC)
+        != 0)
+    {
+        return -1;
+    }
+
+    ngx_idem_token_encode(bytes, out);
+
+    return 0;
+}
+
+
+/* All secrets are tried, whichever it is. */
+
+ngx_idem_token_answer_e
+ngx_idem_token_verify(ngx_idem_span_t token, const uint8_t *scope,
+    const ngx_idem_span_t *secrets, size_t n, uint64_t now_s)
+{
+    int       genuine;
+    size_t    i;
+    uint8_t   bytes[NGX_IDEM_TOKEN_BYTES], mac[NGX_IDEM_DIGEST_LEN];
+    uint64_t  expires_s;
+
+    if (ngx_idem_token_decode(token, bytes) != 0
+        || bytes[0] != NGX_IDEM_TOKEN_VERSION)
+    {
+        return NGX_IDEM_TOKEN_INVALID;
+    }
+
+    genuine = 0;
+
+    for (i = 0; i < n; i++) {
+
+        if (ngx_idem_token_sign(bytes, scope, secrets[i], mac) != 0) {
+            return NGX_IDEM_TOKEN_FAILED;
+        }
+
+        genuine |= (CRYPTO_memcmp(mac, bytes + NGX_IDEM_TOKEN_MAC,
+                                  sizeof(mac))
+                    == 0);
+    }
+
+    if (!genuine) {
+        return NGX_IDEM_TOKEN_INVALID;
+    }
+
+    expires_s = 0;
+
+    for (i = 0; i < 8; i++) {
+        expires_s = expires_s << 8 | bytes[NGX_IDEM_TOKEN_EXPIRY + i];
+    }
+
+    return (now_s < expires_s) ? NGX_IDEM_TOKEN_VALID
+                               : NGX_IDEM_TOKEN_EXPIRED;
+}
+
+
+static int
+ngx_idem_token_sign(const uint8_t *bytes, const uint8_t *scope,
+    ngx_idem_span_t secret, uint8_t *mac)
+{
+    uint8_t   text[NGX_IDEM_TOKEN_MAC + NGX_IDEM_DIGEST_LEN];
+    unsigned  len;
+
+    if (secret.len > 0x7fffffff) {
+        return -1;
+    }
+
+    memcpy(text, bytes, NGX_IDEM_TOKEN_MAC);
+    memcpy(text + NGX_IDEM_TOKEN_MAC, scope, NGX_IDEM_DIGEST_LEN);
+
+    if (HMAC(EVP_sha256(), secret.data, (int) secret.len, text, sizeof(text),
+             mac, &len)
+        == NULL)
+    {
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static void
+ngx_idem_token_encode(const uint8_t *bytes, uint8_t *out)
+{
+    size_t              i;
+    uint32_t            group;
+    static const char   alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                     "abcdefghijklmnopqrstuvwxyz"
+                                     "0123456789-_";
+
+    for (i = 0; i < NGX_IDEM_TOKEN_BYTES; i += 3) {
+
+        group = (uint32_t) bytes[i] << 16 | (uint32_t) bytes[i + 1] << 8
+                | bytes[i + 2];
+
+        *out++ = (uint8_t) alphabet[group >> 18];
+        *out++ = (uint8_t) alphabet[group >> 12 & 63];
+        *out++ = (uint8_t) alphabet[group >> 6 & 63];
+        *out++ = (uint8_t) alphabet[group & 63];
+    }
+}
+
+
+/* 0; or -1: it is not a token. */
+
+static int
+ngx_idem_token_decode(ngx_idem_span_t token, uint8_t *bytes)
+{
+    size_t    i;
+    uint32_t  group, value, wrong;
+
+    if (token.len != NGX_IDEM_TOKEN_LEN) {
+        return -1;
+    }
+
+    group = 0;
+    wrong = 0;
+
+    for (i = 0; i < NGX_IDEM_TOKEN_LEN; i++) {
+
+        value = ngx_idem_token_value(token.data[i]);
+        wrong |= value & 64;
+        group = group << 6 | (value & 63);
+
+        if (i % 4 == 3) {
+            *bytes++ = (uint8_t) (group >> 16);
+            *bytes++ = (uint8_t) (group >> 8);
+            *bytes++ = (uint8_t) group;
+        }
+    }
+
+    return wrong ? -1 : 0;
+}
+
+
+/* 64: not of the alphabet. */
+
+static uint32_t
+ngx_idem_token_value(uint8_t c)
+{
+    if (c >= 'A' && c <= 'Z') {
+        return (uint32_t) (c - 'A');
+    }
+
+    if (c >= 'a' && c <= 'z') {
+        return (uint32_t) (c - 'a' + 26);
+    }
+
+    if (c >= '0' && c <= '9') {
+        return (uint32_t) (c - '0' + 52);
+    }
+
+    return (c == '-') ? 62 : (c == '_') ? 63 : 64;
+}

@@ -1,0 +1,259 @@
+
+/*
+ * Copyright (C) the authors of ngx_http_idempotency_module
+ */
+
+
+/*
+ * A token is good for the scope and the time it was issued for, as long as
+ * its secret is one of those in use, and nobody can make one or change one.
+ */
+
+
+#include "core/ngx_idem_token.h"
+#include "tap.h"
+
+
+#define EXPIRES_S  UINT64_C(1700003600)
+
+#define span(s)    { (const uint8_t *) (s), sizeof(s) - 1 }
+
+
+/*
+ * The expected tokens are those of Python: base64.urlsafe_b64encode() of the
+ * bytes, their end made by hmac.new(secret, bytes + scope, sha256).
+ */
+
+typedef struct {
+    const char  *token;
+    const char  *why;
+    uint64_t     expires_s;
+    uint8_t      nonce[NGX_IDEM_TOKEN_RANDOM_LEN];
+    uint8_t      scope[NGX_IDEM_DIGEST_LEN];
+} test_golden_t;
+
+
+typedef struct {
+    uint64_t                 now_s;
+    ngx_idem_token_answer_e  answer;
+    const char              *why;
+} test_time_t;
+
+
+static void test_golden(void);
+static void test_times(void);
+static void test_secrets(void);
+static void test_changed(void);
+static void test_lengths(void);
+static void test_alphabet(void);
+static ngx_idem_token_answer_e test_verify(const uint8_t *token, size_t len,
+    uint64_t now_s);
+
+
+static const ngx_idem_span_t  secret = span("0123456789abcdef");
+static const ngx_idem_span_t  other = span("0123456789abcdeg");
+
+
+static const test_golden_t  golden[] = {
+    { "AQAAAABlU_8QAAECAwQFBgcICQoLDA0OD0Crtw6fGrvW5i-yOvjZMxWj2-r0rWZxOSzPJqrG"
+      "7Sva",
+      "a token", EXPIRES_S,
+      { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 },
+      { 0x5f, 0x16, 0x1c, 0x91, 0x49, 0x88, 0x2e, 0x0e,
+        0x10, 0x12, 0x4b, 0xc5, 0xdd, 0x5c, 0x11, 0xf0,
+        0xfb, 0xe8, 0xec, 0x45, 0x2e, 0xdd, 0x52, 0xbc,
+        0xec, 0x76, 0xb0, 0x1e, 0x92, 0x52, 0xcb, 0x33 } },
+    { "Af_______________________________3IayD9MSBarBzzwtOMO7QUWUD9P_5LvYX4BdeRD"
+      "9lv8",
+      "a token that never expires, of all bits", UINT64_MAX,
+      { 255, 255, 255, 255, 255, 255, 255, 255,
+        255, 255, 255, 255, 255, 255, 255, 255 },
+      { 0 } }
+};
+
+
+static const test_time_t  times[] = {
+    { 0,             NGX_IDEM_TOKEN_VALID,   "long before its end" },
+    { EXPIRES_S - 1, NGX_IDEM_TOKEN_VALID,   "in its last second" },
+    { EXPIRES_S,     NGX_IDEM_TOKEN_EXPIRED, "at its end" },
+    { UINT64_MAX,    NGX_IDEM_TOKEN_EXPIRED, "long after it" }
+};
+
+
+int
+main(void)
+{
+    test_golden();
+    test_times();
+    test_secrets();
+    test_changed();
+    test_lengths();
+    test_alphabet();
+
+    return tap_done();
+}
+
+
+static void
+test_golden(void)
+{
+    size_t                i;
+    uint8_t               out[NGX_IDEM_TOKEN_LEN];
+    ngx_idem_span_t       token;
+    const test_golden_t  *t;
+
+    for (i = 0; i < tap_count(golden); i++) {
+        t = &golden[i];
+
+        tap_is((unsigned long long)
+               ngx_idem_token_issue(out, t->expires_s, t->nonce, t->scope,
+                                    secret), 0, "is issued");
+        tap_is_bytes(out, sizeof(out), t->token, strlen(t->token), t->why);
+
+        token.data = out;
+        token.len = sizeof(out);
+
+        tap_is(ngx_idem_token_verify(token, t->scope, &secret, 1,
+                                     t->expires_s - 1),
+               NGX_IDEM_TOKEN_VALID, "and is valid");
+    }
+}
+
+
+static void
+test_times(void)
+{
+    size_t          i;
+    const uint8_t  *token;
+
+    token = (const uint8_t *) golden[0].token;
+
+    for (i = 0; i < tap_count(times); i++) {
+        tap_is(test_verify(token, NGX_IDEM_TOKEN_LEN, times[i].now_s),
+               times[i].answer, times[i].why);
+    }
+}
+
+
+static void
+test_secrets(void)
+{
+    uint8_t          scope[NGX_IDEM_DIGEST_LEN];
+    ngx_idem_span_t  token, secrets[2];
+
+    token.data = (const uint8_t *) golden[0].token;
+    token.len = NGX_IDEM_TOKEN_LEN;
+
+    secrets[0] = other;
+    secrets[1] = secret;
+
+    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 2, 1),
+           NGX_IDEM_TOKEN_VALID, "the second secret verifies, too");
+    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 1, 1),
+           NGX_IDEM_TOKEN_INVALID, "a secret that is not in use any more");
+    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 1,
+                                 UINT64_MAX),
+           NGX_IDEM_TOKEN_INVALID, "what is foreign and expired is foreign");
+    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 0, 1),
+           NGX_IDEM_TOKEN_INVALID, "no secret at all");
+
+    memcpy(scope, golden[0].scope, sizeof(scope));
+    scope[31] ^= 1;
+
+    tap_is(ngx_idem_token_verify(token, scope, &secret, 1, 1),
+           NGX_IDEM_TOKEN_INVALID, "another scope");
+}
+
+
+/* Any bit of any character: there is no other spelling. */
+
+static void
+test_changed(void)
+{
+    size_t    i, bit;
+    uint8_t   token[NGX_IDEM_TOKEN_LEN];
+    unsigned  wrong;
+
+    wrong = 0;
+
+    for (i = 0; i < sizeof(token); i++) {
+
+        for (bit = 0; bit < 8; bit++) {
+            memcpy(token, golden[0].token, sizeof(token));
+            token[i] = (uint8_t) (token[i] ^ (1u << bit));
+
+            wrong += (test_verify(token, sizeof(token), 1)
+                      != NGX_IDEM_TOKEN_INVALID);
+        }
+    }
+
+    tap_is(wrong, 0, "a bit more or less is another token, and is not one");
+}
+
+
+static void
+test_lengths(void)
+{
+    size_t    len;
+    uint8_t   token[NGX_IDEM_TOKEN_LEN + 4];
+    unsigned  wrong;
+
+    memcpy(token, golden[0].token, NGX_IDEM_TOKEN_LEN);
+    memcpy(token + NGX_IDEM_TOKEN_LEN, "AAAA", 4);
+
+    wrong = 0;
+
+    for (len = 0; len <= sizeof(token); len++) {
+        wrong += (len != NGX_IDEM_TOKEN_LEN
+                  && test_verify(token, len, 1) != NGX_IDEM_TOKEN_INVALID);
+    }
+
+    tap_is(wrong, 0, "cut or longer");
+}
+
+
+/* "+" and "/" are those of the other base64, and "=" fills it up. */
+
+static void
+test_alphabet(void)
+{
+    int       c;
+    uint8_t   token[NGX_IDEM_TOKEN_LEN];
+    unsigned  valid;
+
+    valid = 0;
+
+    for (c = 0; c < 256; c++) {
+        memcpy(token, golden[1].token, sizeof(token));
+        token[2] = (uint8_t) c;
+
+        valid += (test_verify(token, sizeof(token), 1)
+                  != NGX_IDEM_TOKEN_INVALID);
+    }
+
+    tap_is(valid, 0, "of another scope, whatever one character is");
+
+    valid = 0;
+
+    for (c = 0; c < 256; c++) {
+        memcpy(token, golden[0].token, sizeof(token));
+        token[NGX_IDEM_TOKEN_LEN - 1] = (uint8_t) c;
+
+        valid += (test_verify(token, sizeof(token), 1)
+                  == NGX_IDEM_TOKEN_VALID);
+    }
+
+    tap_is(valid, 1, "one character only is the last one");
+}
+
+
+static ngx_idem_token_answer_e
+test_verify(const uint8_t *token, size_t len, uint64_t now_s)
+{
+    ngx_idem_span_t  s;
+
+    s.data = token;
+    s.len = len;
+
+    return ngx_idem_token_verify(s, golden[0].scope, &secret, 1, now_s);
+}
