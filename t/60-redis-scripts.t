@@ -66,7 +66,8 @@ sub claim_args {
 
     return ('claim', $key, $o{owner} // $me, $o{for} // $this,
             $o{lease} // HOUR, $o{life} // 24 * HOUR,
-            $unknown{ $o{unknown} // 'refuse' }, $o{waiting} // 0);
+            $unknown{ $o{unknown} // 'refuse' }, $o{waiting} // 0,
+            $o{known} // 0);
 }
 
 
@@ -311,6 +312,27 @@ subtest 'what is answered' => sub {
     claim($key);
     complete($key, record => $big);
     ok((claim($key))[6] eq $big, 'a record of more than a megabyte');
+};
+
+
+subtest 'who is not to be the first' => sub {
+    my $key = new_key();
+    my @late = ($key, owner => $other, known => 1);
+
+    is_deeply([ claim(@late) ], [ 'A' ], 'is told that there is nothing');
+    is($c->command('EXISTS', $key), 0, 'and claims nothing');
+    claim($key);
+    is((claim(@late, waiting => 1))[0], 'B', 'may wait');
+    is_deeply([ claim(@late, for => $another) ], [ 'M' ], 'may err');
+    is((claim($key, known => 1))[0], 'O', 'holds what it has claimed');
+    release($key);
+    is((claim(@late))[0], 'A', 'is told of a release');
+    claim($key);
+    complete($key, state => 'k');
+    is((claim(@late))[0], 'U', 'of an unknown');
+    is((claim(@late, unknown => 'retry'))[0], 'O', 'and may retry that');
+    complete($key, owner => $other, record => 'r');
+    is((claim(@late))[6], 'r', 'gets a record');
 };
 
 
@@ -750,6 +772,7 @@ my (%model, @seen, $told);
 sub model_claim {
     my ($m, $o) = @_;
 
+    return 'A' if $m->{state} eq 'A' && $o->{known};
     return 'M' if $m->{state} ne 'A' && $m->{for} ne $o->{for};
     return $m->{state} if $m->{state} =~ /[DS]/;
 
@@ -851,6 +874,7 @@ sub random_terms {
         owner => $owner, for => rand(12) < 1 ? $another : $this,
         lease => HOUR * $one->(1 .. 3), life => HOUR * $one->(1 .. 6),
         unknown => $one->(qw(refuse retry check)), waiting => $one->(0, 0, 1),
+        known => $one->(0, 0, 0, 1),
         state => $one->(qw(d d u k)), record => sha256(rand),
     );
 }
@@ -931,7 +955,7 @@ subtest 'at random' => sub {
 
     my %seen = map { $_ => 1 } @seen;
     is(join(', ', sort keys %seen), join(', ',
-        (map { "claim: $_" } qw(B C D M O S U)),
+        (map { "claim: $_" } qw(A B C D M O S U)),
         (map { "complete: $_" } qw(D L S U)), 'release: A', 'release: L',
         'renew: L', 'renew: O'), 'on every verdict');
 

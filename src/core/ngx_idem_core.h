@@ -67,7 +67,8 @@ typedef enum {
  *   FULL      no room for a new record
  *   LOST      complete, renew, release: the claim is not yours (any more),
  *             nothing was changed
- *   ABSENT    release: the record is gone
+ *   ABSENT    release: the record is gone; claim: there is none, and whoever
+ *             asks may not be the first
  */
 
 typedef enum {

@@ -54,7 +54,8 @@ ngx_idem_lease_claim(ngx_idem_entry_t *en, const ngx_idem_claimant_t *cl,
     switch (state) {
 
     case NGX_IDEM_STATE_ABSENT:
-        return ngx_idem_lease_grant(en, cl, now_ms);
+        return cl->known ? NGX_IDEM_ABSENT
+                         : ngx_idem_lease_grant(en, cl, now_ms);
 
     case NGX_IDEM_STATE_RUNNING:
         return NGX_IDEM_BUSY;

@@ -10,6 +10,7 @@
  *             claim          complete(s)  release  orphan      until passes
  *   ---------------------------------------------------------------------
  *   absent    RUNNING owned  lost         lost     -           -
+ *     known:  - absent
  *   running   - busy         s            ABSENT   UNKNOWN     UNKNOWN
  *   done      - done         lost         lost     -           ABSENT
  *   unstored  - unstored     lost         lost     -           ABSENT
@@ -21,7 +22,8 @@
  * Another fingerprint is answered MISMATCH by a claim in every state but
  * absent.  Another owner is LOST.  renew keeps running.  Every function lets
  * time pass first: an owner whose lease ran out is LOST even if nobody had
- * noticed, and an expired entry is absent.
+ * noticed, and an expired entry is absent.  A claim that is
+ * "known" is not to be the first one.
  *
  * An unknown that comes of a lease lives ttl_s from the end of that lease;
  * one that comes of an orphan, ttl_s from now.  Looking into an unknown does
@@ -61,6 +63,7 @@ typedef struct {
     uint64_t            lease_ms;
     uint32_t            unknown_s;      /* life of an unknown */
     ngx_idem_unknown_e  on_unknown;
+    int                 known;          /* there must have been a claim */
 } ngx_idem_claimant_t;
 
 

@@ -94,15 +94,19 @@ ngx_idem_redis_claim_near(ngx_idem_redis_t *rs, ngx_idem_op_t *op,
     ngx_idem_verdict_e *before)
 {
     ngx_int_t           rc;
+    ngx_flag_t          known;
     ngx_idem_unknown_e  on_unknown;
 
+    known = op->known;
     on_unknown = op->on_unknown;
 
+    op->known = 0;
     op->on_unknown = NGX_IDEM_UNKNOWN_RETRY;
     op->outcome.state = NGX_IDEM_STATE_ABSENT;
 
     rc = rs->near->verbs->claim(rs->near, op);
 
+    op->known = known;
     op->on_unknown = on_unknown;
 
     *before = (op->outcome.state == NGX_IDEM_STATE_UNKNOWN)
@@ -136,7 +140,7 @@ ngx_idem_redis_ask(ngx_idem_redis_task_t *task)
 
     ngx_idem_redis_wait_no_more(task);
 
-    task->cmd.nargs = 6;
+    task->cmd.nargs = 7;
     task->cmd.wait = 1;
 
     ngx_idem_redis_set(task, 0, op->owner, NGX_IDEM_OWNER_LEN);
@@ -145,6 +149,7 @@ ngx_idem_redis_ask(ngx_idem_redis_task_t *task)
     ngx_idem_redis_set_number(task, 3, (uint64_t) op->unknown_s * 1000);
     ngx_idem_redis_set_number(task, 4, op->on_unknown);
     ngx_idem_redis_set_number(task, 5, op->max_waiters != 0);
+    ngx_idem_redis_set_number(task, 6, op->known != 0);
 
     if (ngx_idem_redis_send_task(task) == NGX_OK) {
         return NGX_AGAIN;
@@ -205,6 +210,10 @@ ngx_idem_redis_claimed(ngx_idem_redis_task_t *task)
 
     case 'M':
         ngx_idem_redis_finished(task, NGX_IDEM_MISMATCH);
+        return;
+
+    case 'A':
+        ngx_idem_redis_finished(task, NGX_IDEM_ABSENT);
         return;
 
     default:

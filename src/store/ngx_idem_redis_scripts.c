@@ -36,13 +36,13 @@ ngx_idem_redis_script_t  ngx_idem_redis_scripts[NGX_IDEM_REDIS_SCRIPTS] = {
     "    if unknown == '2' and not runs then     -- lives no longer for it\n"
     "        life, seen = left, struct.pack('>ddH', now + left - l, l, c)\n"
     "    end\n"
-    "end\n"
+    "elseif ARGV[7] == '1' then return { 'A' } end\n"
     "v = struct.pack(form, 'I1r', owner, fp, fence, life, 0, 0, told)\n"
     "redis.call('SET', key, v .. seen, 'PX', lease + life)\n"
     "if seen == '' then return { 'O', fence } end\n"
     "local born, was, status = struct.unpack('>ddH', seen)\n"
     "return { 'C', fence, math.max(now - born, 0), status, born, was }\n",
-      1594, "817d09ef40ad858ef429d5400f3e50a3573f3f48" },
+      1636, "c2504e892186943bd0fdb09f672604b6b7e07daa" },
 
     { "renew",
     "-- Prolongs the lease of owner: see store/ngx_idem_redis_scripts.h.\n"

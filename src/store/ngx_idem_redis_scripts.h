@@ -14,7 +14,8 @@
  *
  * claim     owner, fingerprint, lease, life as unknown, what to do about an
  *           unknown (0 refuse, 1 retry, 2 check), waiting (0, 1: wants to be
- *           told when the claim that runs has ended)
+ *           told when the claim that runs has ended), known (0, 1: is not to
+ *           be the first)
  *
  *             O fence                               owned
  *             C fence age status born life          owned, to be looked into
@@ -23,6 +24,8 @@
  *             S status age left fence dry           unstored
  *             U age                                 unknown
  *             M                                     mismatch
+ *             A                                     absent, if it is not to be
+ *                                                   the first
  *
  *           Whoever holds the claim and asks again, because a reply was lost,
  *           is answered as before, and the lease begins anew.

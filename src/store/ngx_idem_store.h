@@ -64,6 +64,7 @@ struct ngx_idem_op_s {
     uint32_t                 unknown_s;
     ngx_uint_t               max_waiters;   /* 0: do not wait if BUSY */
     ngx_idem_unknown_e       on_unknown;
+    ngx_flag_t               known;         /* not to be the first */
 
     /* how the claim ended, set by the caller before complete */
 
@@ -104,7 +105,8 @@ struct ngx_idem_op_s {
  *           missed.  op->handler then comes at most once, from the event
  *           loop, never from inside claim().  CHECK comes with op->outcome:
  *           completing with it as it is puts the unknown back.  MISMATCH of a
- *           zone comes with op->outcome.state, that of the other one.
+ *           zone comes with op->outcome.state, that of the other one.  ABSENT:
+ *           there is no record and op->known is set, so nothing was claimed.
  * renew     the lease ends op->lease_ms from now.  OWNED or LOST.
  * complete  the claim ends as op->outcome.  The verdict is what the record
  *           is now: DONE, UNSTORED (also if there was no room for a DONE;

@@ -213,6 +213,7 @@ ngx_idem_zone_decide_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
     cl.lease_ms = op->lease_ms;
     cl.unknown_s = op->unknown_s;
     cl.on_unknown = op->on_unknown;
+    cl.known = (op->known != 0);
 
     now_ms = zn->now_ms;
 
@@ -235,6 +236,11 @@ ngx_idem_zone_new_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
 {
     uint32_t          i;
     ngx_idem_head_t  *h;
+
+    if (op->known) {
+        op->verdict = NGX_IDEM_ABSENT;
+        return;
+    }
 
     if (ngx_idem_zone_reclaim_locked(zn, 1) != NGX_OK) {
         op->verdict = NGX_IDEM_FULL;

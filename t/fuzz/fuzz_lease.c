@@ -19,7 +19,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ngx_idem_outcome_t   oc = { NGX_IDEM_STATE_UNKNOWN, 1, 200, 0, 0 };
     ngx_idem_verdict_e   v;
     static uint8_t       id[2][NGX_IDEM_DIGEST_LEN] = { { 1 }, { 2 } };
-    ngx_idem_claimant_t  cl = { id[0], NULL, 0, 300, 1, 1 };
+    ngx_idem_claimant_t  cl = { id[0], NULL, 0, 300, 1, 1, 0 };
 
     for ( /* void */ ; size >= 2; now += 4 * data[1], size -= 2, data += 2) {
         op = data[0] % 4;

@@ -51,6 +51,9 @@ typedef enum {
     CLAIM_RETRY_OTHER,
     CLAIM_CHECK,
     CLAIM_CHECK_OTHER,
+    CLAIM_KNOWN,
+    CLAIM_KNOWN_OTHER,
+    CLAIM_KNOWN_RETRY,
     RENEW,
     RENEW_OTHER,
     RENEW_ZERO,
@@ -82,6 +85,7 @@ typedef struct {
 static void test_table(void);
 static void test_cell(const test_row_t *row, ngx_idem_state_e from);
 static int test_play(test_event_e event, ngx_idem_entry_t *en);
+static int test_claim(test_event_e event, ngx_idem_entry_t *en);
 static void test_grant(void);
 static void test_outcome(void);
 static void test_check(void);
@@ -104,7 +108,7 @@ static const uint8_t  own0[NGX_IDEM_OWNER_LEN];
 
 
 static const ngx_idem_claimant_t  claimant = {
-    fp1, own2, 42, LEASE_MS, UNKNOWN_S, NGX_IDEM_UNKNOWN_REFUSE
+    fp1, own2, 42, LEASE_MS, UNKNOWN_S, NGX_IDEM_UNKNOWN_REFUSE, 0
 };
 
 
@@ -132,6 +136,15 @@ static const test_row_t  table[] = {
     { CLAIM_CHECK_OTHER, "claim that would, another fingerprint",
       { { R, OWNED }, { R, MISMATCH }, { D, MISMATCH }, { S, MISMATCH },
         { U, MISMATCH } } },
+    { CLAIM_KNOWN, "claim that may not be the first",
+      { { A, ABSENT }, { R, BUSY }, { D, DONE }, { S, UNSTORED },
+        { U, UNKNOWN } } },
+    { CLAIM_KNOWN_OTHER, "claim that may not be, another fingerprint",
+      { { A, ABSENT }, { R, MISMATCH }, { D, MISMATCH }, { S, MISMATCH },
+        { U, MISMATCH } } },
+    { CLAIM_KNOWN_RETRY, "claim that may not be, but may retry",
+      { { A, ABSENT }, { R, BUSY }, { D, DONE }, { S, UNSTORED },
+        { R, OWNED } } },
     { RENEW, "renew",
       { { A, LOST }, { R, OWNED }, { D, LOST }, { S, LOST }, { U, LOST } } },
     { RENEW_OTHER, "renew by another owner",
@@ -233,35 +246,20 @@ test_cell(const test_row_t *row, ngx_idem_state_e from)
 static int
 test_play(test_event_e event, ngx_idem_entry_t *en)
 {
-    ngx_idem_outcome_t   oc = { D, DONE_S, 201, 0, 0 };
-    ngx_idem_claimant_t  cl = claimant;
+    ngx_idem_outcome_t  oc = { D, DONE_S, 201, 0, 0 };
 
     switch (event) {
 
-    case CLAIM_OTHER:
-        cl.fingerprint = fp2;
-        return (int) ngx_idem_lease_claim(en, &cl, NOW);
-
-    case CLAIM_RETRY_OTHER:
-        cl.fingerprint = fp2;
-        cl.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
-        return (int) ngx_idem_lease_claim(en, &cl, NOW);
-
     case CLAIM:
-        return (int) ngx_idem_lease_claim(en, &cl, NOW);
-
+    case CLAIM_OTHER:
     case CLAIM_RETRY:
-        cl.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
-        return (int) ngx_idem_lease_claim(en, &cl, NOW);
-
-    case CLAIM_CHECK_OTHER:
-        cl.fingerprint = fp2;
-        cl.on_unknown = NGX_IDEM_UNKNOWN_CHECK;
-        return (int) ngx_idem_lease_claim(en, &cl, NOW);
-
+    case CLAIM_RETRY_OTHER:
     case CLAIM_CHECK:
-        cl.on_unknown = NGX_IDEM_UNKNOWN_CHECK;
-        return (int) ngx_idem_lease_claim(en, &cl, NOW);
+    case CLAIM_CHECK_OTHER:
+    case CLAIM_KNOWN:
+    case CLAIM_KNOWN_OTHER:
+    case CLAIM_KNOWN_RETRY:
+        return test_claim(event, en);
 
     case RENEW:
         return (int) ngx_idem_lease_renew(en, own1, LEASE_MS, NOW);
@@ -306,6 +304,33 @@ test_play(test_event_e event, ngx_idem_entry_t *en)
     }
 
     return -1;
+}
+
+
+static int
+test_claim(test_event_e event, ngx_idem_entry_t *en)
+{
+    ngx_idem_claimant_t  cl = claimant;
+
+    if (event == CLAIM_OTHER || event == CLAIM_RETRY_OTHER
+        || event == CLAIM_CHECK_OTHER || event == CLAIM_KNOWN_OTHER)
+    {
+        cl.fingerprint = fp2;
+    }
+
+    if (event == CLAIM_RETRY || event == CLAIM_RETRY_OTHER
+        || event == CLAIM_KNOWN_RETRY)
+    {
+        cl.on_unknown = NGX_IDEM_UNKNOWN_RETRY;
+    }
+
+    if (event == CLAIM_CHECK || event == CLAIM_CHECK_OTHER) {
+        cl.on_unknown = NGX_IDEM_UNKNOWN_CHECK;
+    }
+
+    cl.known = (event >= CLAIM_KNOWN && event <= CLAIM_KNOWN_RETRY);
+
+    return (int) ngx_idem_lease_claim(en, &cl, NOW);
 }
 
 

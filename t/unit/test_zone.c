@@ -49,6 +49,7 @@ typedef struct {
 
 
 static void test_states(void);
+static void test_known(ngx_idem_zone_t *zn);
 static void test_looked_into(ngx_idem_zone_t *zn);
 static void test_owner(void);
 static void test_time(void);
@@ -248,8 +249,45 @@ test_states(void)
     tap_is(actor_claim(zn, &op), NGX_IDEM_DONE, "is one");
     tap_ok(actor_replayed(&op, 0, 0), "of no byte");
 
+    test_known(zn);
+
     actor_whole(zn, "the zone is whole");
     actor_close(zn);
+}
+
+
+/* One who is not to be the first finds what there is, and leaves no trace. */
+
+static void
+test_known(ngx_idem_zone_t *zn)
+{
+    ngx_idem_op_t        op, other;
+    ngx_idem_snapshot_t  before, sn;
+
+    before = actor_snapshot(zn);
+
+    actor_op(&op, 7);
+    op.known = 1;
+    op.max_waiters = 1;
+    tap_is(actor_claim(zn, &op), NGX_IDEM_ABSENT, "not the first");
+    sn = actor_snapshot(zn);
+    tap_ok(sn.free == before.free && sn.running == before.running,
+           "nothing is claimed");
+
+    actor_op(&other, 7);
+    (void) actor_claim(zn, &other);
+    tap_is(actor_claim(zn, &op), NGX_IDEM_BUSY, "but one may wait");
+    tap_ok(op.parked, "for the first");
+    zn->store.verbs->cancel(&zn->store, &op);
+
+    (void) actor_release(zn, &other);
+    tap_is(actor_claim(zn, &op), NGX_IDEM_ABSENT, "who is gone");
+
+    actor_op(&other, 7);
+    (void) actor_claim(zn, &other);
+    (void) actor_done(zn, &other, 7, 10);
+    tap_is(actor_claim(zn, &op), NGX_IDEM_DONE, "or done");
+    tap_ok(actor_replayed(&op, 7, 10), "and is replayed");
 }
 
 

@@ -174,6 +174,7 @@ test_act(ngx_idem_op_t *op, model_t *m)
     op->lease_ms = 500 + 300 * random_below(3);
     op->unknown_s = 1 + random_below(3);
     op->on_unknown = random_below(3);
+    op->known = (random_below(4) == 0);
 
     op->outcome.ttl_s = random_below(exact ? 6 : 20);
 
@@ -198,6 +199,10 @@ test_claim(ngx_idem_op_t *op, model_t *m)
         evicted = !exact && zone->full == NGX_IDEM_FULL_EVICT
                   && (m->state == NGX_IDEM_STATE_DONE
                       || m->state == NGX_IDEM_STATE_UNSTORED);
+
+        if (op->known && m->state != NGX_IDEM_STATE_UNKNOWN) {
+            return 1;
+        }
 
         if (m->state != NGX_IDEM_STATE_ABSENT && !evicted
             && (m->state != NGX_IDEM_STATE_UNKNOWN
@@ -235,8 +240,15 @@ test_claim(ngx_idem_op_t *op, model_t *m)
     case NGX_IDEM_FULL:
         return exact;
 
-    case NGX_IDEM_LOST:
     case NGX_IDEM_ABSENT:
+        evicted = !exact && zone->full == NGX_IDEM_FULL_EVICT
+                  && (m->state == NGX_IDEM_STATE_DONE
+                      || m->state == NGX_IDEM_STATE_UNSTORED);
+
+        return !op->known
+               || (m->state != NGX_IDEM_STATE_ABSENT && !evicted);
+
+    case NGX_IDEM_LOST:
         break;
     }
 

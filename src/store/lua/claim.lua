@@ -22,7 +22,7 @@ if v ~= '' then
     if unknown == '2' and not runs then     -- lives no longer for it
         life, seen = left, struct.pack('>ddH', now + left - l, l, c)
     end
-end
+elseif ARGV[7] == '1' then return { 'A' } end
 v = struct.pack(form, 'I1r', owner, fp, fence, life, 0, 0, told)
 redis.call('SET', key, v .. seen, 'PX', lease + life)
 if seen == '' then return { 'O', fence } end
