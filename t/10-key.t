@@ -387,7 +387,7 @@ my @misuses = (
     [ 'idempotency_key_length a b;',           qr/takes two numbers/         ],
     [ 'idempotency_key;',                      qr/invalid number of arg/     ],
     [ 'idempotency_methods;',                  qr/invalid number of arg/     ],
-    [ 'idempotency_required perhaps;',         qr/takes "on" or "off"/       ],
+    [ 'idempotency_required perhaps;',         qr/takes "on", "off" or "token"/       ],
     [ 'idempotency_scope;',                    qr/invalid number of arg/     ],
     [ 'idempotency_bypass;',                   qr/invalid number of arg/     ],
     [ "idempotency_key a;\nidempotency_key b;", qr/is duplicate/             ],

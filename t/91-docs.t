@@ -17,6 +17,7 @@ my @pages = ('README.md', glob('docs/*.md docs/decisions/*.md'));
 
 my %status = (
     NGX_HTTP_BAD_REQUEST         => 400,
+    NGX_HTTP_FORBIDDEN           => 403,
     NGX_HTTP_CONFLICT            => 409,
     NGX_HTTP_SERVICE_UNAVAILABLE => 503,
 );

@@ -19,6 +19,7 @@
 #define NGX_IDEM_TOKEN_BYTES   (NGX_IDEM_TOKEN_MAC + NGX_IDEM_DIGEST_LEN)
 
 
+static uint64_t ngx_idem_token_expiry(const uint8_t *bytes);
 static int ngx_idem_token_sign(const uint8_t *bytes, const uint8_t *scope,
     ngx_idem_span_t secret, uint8_t *mac);
 static void ngx_idem_token_encode(const uint8_t *bytes, uint8_t *out);
@@ -60,10 +61,9 @@ ngx_idem_token_answer_e
 ngx_idem_token_verify(ngx_idem_span_t token, const uint8_t *scope,
     const ngx_idem_span_t *secrets, size_t n, uint64_t now_s)
 {
-    int       genuine;
-    size_t    i;
-    uint8_t   bytes[NGX_IDEM_TOKEN_BYTES], mac[NGX_IDEM_DIGEST_LEN];
-    uint64_t  expires_s;
+    int      genuine;
+    size_t   i;
+    uint8_t  bytes[NGX_IDEM_TOKEN_BYTES], mac[NGX_IDEM_DIGEST_LEN];
 
     if (ngx_idem_token_decode(token, bytes) != 0
         || bytes[0] != NGX_IDEM_TOKEN_VERSION)
@@ -88,14 +88,34 @@ ngx_idem_token_verify(ngx_idem_span_t token, const uint8_t *scope,
         return NGX_IDEM_TOKEN_INVALID;
     }
 
+    return (now_s < ngx_idem_token_expiry(bytes)) ? NGX_IDEM_TOKEN_VALID
+                                                  : NGX_IDEM_TOKEN_EXPIRED;
+}
+
+
+uint64_t
+ngx_idem_token_expires_s(ngx_idem_span_t token)
+{
+    uint8_t  bytes[NGX_IDEM_TOKEN_BYTES];
+
+    return (ngx_idem_token_decode(token, bytes) == 0)
+               ? ngx_idem_token_expiry(bytes) : 0;
+}
+
+
+static uint64_t
+ngx_idem_token_expiry(const uint8_t *bytes)
+{
+    unsigned  i;
+    uint64_t  expires_s;
+
     expires_s = 0;
 
     for (i = 0; i < 8; i++) {
         expires_s = expires_s << 8 | bytes[NGX_IDEM_TOKEN_EXPIRY + i];
     }
 
-    return (now_s < expires_s) ? NGX_IDEM_TOKEN_VALID
-                               : NGX_IDEM_TOKEN_EXPIRED;
+    return expires_s;
 }
 
 

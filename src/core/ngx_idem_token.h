@@ -59,5 +59,8 @@ ngx_idem_token_answer_e ngx_idem_token_verify(ngx_idem_span_t token,
     const uint8_t *scope, const ngx_idem_span_t *secrets, size_t n,
     uint64_t now_s);
 
+/* The first second in which a token that is genuine is not valid any more. */
+uint64_t ngx_idem_token_expires_s(ngx_idem_span_t token);
+
 
 #endif /* _NGX_IDEM_TOKEN_H_INCLUDED_ */

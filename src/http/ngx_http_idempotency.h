@@ -121,6 +121,11 @@ typedef struct {
 } ngx_http_idempotency_check_t;
 
 
+/* "idempotency_required" off, on, token */
+
+#define NGX_HTTP_IDEMPOTENCY_REQUIRED_TOKEN  2
+
+
 /* A name in the configuration and where it stands there. */
 
 typedef struct {
@@ -128,6 +133,17 @@ typedef struct {
     ngx_str_t   file;
     ngx_uint_t  line;
 } ngx_http_idempotency_ref_t;
+
+
+/* One-time tokens, and where in the configuration what needs a secret is. */
+
+typedef struct {
+    ngx_array_t                 *secrets;   /* ngx_idem_span_t; NULL: none */
+    time_t                       ttl;
+    ngx_flag_t                   rotate;
+    ngx_http_idempotency_ref_t  *required;  /* NULL: no token is */
+    ngx_http_idempotency_ref_t  *issue;     /* NULL: this location does not */
+} ngx_http_idempotency_token_conf_t;
 
 
 typedef struct {
@@ -163,6 +179,7 @@ typedef struct {
     size_t                               length_max;
     ngx_idem_key_rule_t                  rule;
     ngx_flag_t                           required;
+    ngx_http_idempotency_token_conf_t    token;
 
     ngx_array_t                         *methods;  /* ngx_str_t */
     ngx_array_t                         *scope;    /* complex values */
@@ -230,6 +247,11 @@ typedef struct {
  *   ilcf      of the location that asked, also after a redirect
  *   field     the value of a key's field that was parsed last, and what came
  *             of it: it is looked at in two phases
+ *   token_scope
+ *             digest of the scope for which a fresh token goes with the answer;
+ *             NULL: none does
+ *   token_expires_s
+ *             0: the key is no token
  *   event     end of a wait, or the next renewal
  *   parked    when it began to wait for the claim it has waited for last
  *   method, http_version
@@ -270,6 +292,8 @@ typedef struct {
     ngx_str_t                         parsed;
     ngx_str_t                         key;
     ngx_str_t                         instance;
+    u_char                           *token_scope;
+    uint64_t                          token_expires_s;
 
     ngx_idem_op_t                     op;
     ngx_idem_digest_t                 digest;
@@ -318,6 +342,10 @@ ngx_int_t ngx_http_idempotency_precontent_handler(ngx_http_request_t *r);
  * the contexts of all modules.  NULL if idempotency does not apply.
  */
 ngx_http_idempotency_ctx_t *ngx_http_idempotency_ctx(ngx_http_request_t *r);
+
+/* NULL: no memory. */
+ngx_http_idempotency_ctx_t *ngx_http_idempotency_create_ctx(
+    ngx_http_request_t *r, ngx_http_idempotency_loc_conf_t *ilcf);
 
 /* The one function that assigns ctx->state. */
 void ngx_http_idempotency_move(ngx_http_idempotency_ctx_t *ctx,
@@ -573,6 +601,36 @@ ngx_array_t *ngx_http_idempotency_compile(ngx_conf_t *cf, ngx_str_t *value,
 /* Adds a ngx_http_idempotency_part_t to the parts of a key. */
 ngx_int_t ngx_http_idempotency_add_part(ngx_conf_t *cf, ngx_array_t *parts,
     ngx_str_t *value);
+
+
+/* ngx_http_idempotency_token.c: one-time tokens */
+
+/*
+ * Whether the first part of the key is a token of the scope; its end is told
+ * to the store.  NGX_OK, NGX_HTTP_FORBIDDEN or NGX_ERROR.
+ */
+ngx_int_t ngx_http_idempotency_token_check(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys, ngx_array_t *scope);
+
+/* Seconds until it expires; 0: it has, or there is none. */
+uint32_t ngx_http_idempotency_token_left_s(ngx_http_idempotency_ctx_t *ctx);
+
+/* The header goes out now: with a fresh token, if one goes with it. */
+void ngx_http_idempotency_token_renew(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+char *ngx_http_idempotency_token_secret(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_token_ttl(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_token_issue(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_token_required(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *ilcf);
+void ngx_http_idempotency_token_unset(ngx_http_idempotency_token_conf_t *tc);
+char *ngx_http_idempotency_merge_token(ngx_conf_t *cf,
+    ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
 
 
 /* ngx_http_idempotency_redis.c: the directive and what it declares */

@@ -11,6 +11,8 @@
 static ngx_int_t ngx_http_idempotency_header_filter(ngx_http_request_t *r);
 static ngx_int_t ngx_http_idempotency_body_filter(ngx_http_request_t *r,
     ngx_chain_t *in);
+static ngx_int_t ngx_http_idempotency_next_header(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static void ngx_http_idempotency_hide_override(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_capture(ngx_http_request_t *r,
@@ -85,7 +87,7 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
             && ctx->state != NGX_HTTP_IDEMPOTENCY_CAPTURING))
     {
         ngx_http_idempotency_hide_override(r, ctx);
-        return ngx_http_next_header_filter(r);
+        return ngx_http_idempotency_next_header(r, ctx);
     }
 
     if (!ctx->changed) {
@@ -163,6 +165,20 @@ ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
     }
 
     return ngx_http_next_body_filter(r, in);
+}
+
+
+/* What is added here is in no record, as that has been made. */
+
+static ngx_int_t
+ngx_http_idempotency_next_header(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    if (ctx) {
+        ngx_http_idempotency_token_renew(r, ctx);
+    }
+
+    return ngx_http_next_header_filter(r);
 }
 
 
@@ -611,7 +627,7 @@ ngx_http_idempotency_send(ngx_http_request_t *r,
     ngx_http_idempotency_set_length(r, ctx->response.size);
     ngx_http_idempotency_unshield(r, ctx);
 
-    rc = ngx_http_next_header_filter(r);
+    rc = ngx_http_idempotency_next_header(r, ctx);
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
         return rc;
@@ -652,7 +668,7 @@ ngx_http_idempotency_pass_header(ngx_http_request_t *r,
 
     ngx_http_idempotency_unshield(r, ctx);
 
-    rc = ngx_http_next_header_filter(r);
+    rc = ngx_http_idempotency_next_header(r, ctx);
 
     if (r->header_only) {
         ngx_http_idempotency_pass_end(r, ctx, 1);

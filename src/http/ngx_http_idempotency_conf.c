@@ -120,6 +120,7 @@ ngx_http_idempotency_unset_loc_conf(ngx_http_idempotency_loc_conf_t *conf)
     conf->length_min = NGX_CONF_UNSET_SIZE;
     conf->length_max = NGX_CONF_UNSET_SIZE;
     conf->required = NGX_CONF_UNSET;
+    ngx_http_idempotency_token_unset(&conf->token);
 
     conf->methods = NGX_CONF_UNSET_PTR;
     conf->scope = NGX_CONF_UNSET_PTR;
@@ -168,6 +169,10 @@ ngx_http_idempotency_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_idempotency_merge_lifetimes(prev, conf);
     ngx_http_idempotency_merge_fields(prev, conf);
     ngx_http_idempotency_check_upstream(cf, prev, conf);
+
+    if (ngx_http_idempotency_merge_token(cf, prev, conf) != NGX_CONF_OK) {
+        return NGX_CONF_ERROR;
+    }
 
     return ngx_http_idempotency_check_local(cf, conf);
 }
@@ -269,7 +274,10 @@ ngx_http_idempotency_merge_store(ngx_conf_t *cf,
 }
 
 
-/* The zone may be declared behind its use, so it is looked up in the end. */
+/*
+ * The zone may be declared behind its use, so it is looked up in the end.  Who
+ * wants a token has none yet: a location that issues them is not protected.
+ */
 
 static ngx_int_t
 ngx_http_idempotency_find_store(ngx_conf_t *cf,
@@ -281,6 +289,7 @@ ngx_http_idempotency_find_store(ngx_conf_t *cf,
     ngx_http_idempotency_main_conf_t  *imcf;
 
     if (conf->store
+        || conf->token.issue
         || conf->ref == NGX_CONF_UNSET_PTR
         || conf->ref->name.len == 0)
     {

@@ -265,6 +265,34 @@ ngx_command_t  ngx_http_idempotency_commands[] = {
       0,
       NULL },
 
+    { ngx_string("idempotency_token_secret"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE12,
+      ngx_http_idempotency_token_secret,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("idempotency_token_ttl"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE1,
+      ngx_http_idempotency_token_ttl,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("idempotency_token_rotate"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_idempotency_loc_conf_t, token.rotate),
+      NULL },
+
+    { ngx_string("idempotency_token_issue"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
+      ngx_http_idempotency_token_issue,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("idempotency_status"),
       NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS,
       ngx_http_idempotency_status_directive,
@@ -637,7 +665,7 @@ ngx_http_idempotency_key_length(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
-/* idempotency_required on|off; */
+/* idempotency_required on|off|token; */
 
 static char *
 ngx_http_idempotency_required(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
@@ -663,10 +691,10 @@ ngx_http_idempotency_required(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     if (ngx_strcmp(value[1].data, "token") == 0) {
-        return "does not know \"token\" in this version";
+        return ngx_http_idempotency_token_required(cf, ilcf);
     }
 
-    return "takes \"on\" or \"off\"";
+    return "takes \"on\", \"off\" or \"token\"";
 }
 
 

@@ -12,8 +12,6 @@ static void ngx_http_idempotency_again(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_admitted(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
-static ngx_http_idempotency_ctx_t *ngx_http_idempotency_create_ctx(
-    ngx_http_request_t *r, ngx_http_idempotency_loc_conf_t *ilcf);
 static void ngx_http_idempotency_free_ctx(void *data);
 static void ngx_http_idempotency_enter(ngx_http_idempotency_ctx_t *ctx,
     ngx_http_idempotency_loc_conf_t *ilcf);
@@ -257,7 +255,7 @@ ngx_http_idempotency_ctx(ngx_http_request_t *r)
 }
 
 
-static ngx_http_idempotency_ctx_t *
+ngx_http_idempotency_ctx_t *
 ngx_http_idempotency_create_ctx(ngx_http_request_t *r,
     ngx_http_idempotency_loc_conf_t *ilcf)
 {
@@ -391,6 +389,13 @@ ngx_http_idempotency_identify(ngx_http_request_t *r,
     if (rc == NGX_OK) {
         why = NGX_IDEM_STAT_SCOPE_MISSING;
         rc = ngx_http_idempotency_scope(r, ctx->ilcf, &scope);
+    }
+
+    if (rc == NGX_OK
+        && ctx->ilcf->required == NGX_HTTP_IDEMPOTENCY_REQUIRED_TOKEN)
+    {
+        why = NGX_IDEM_STAT_TOKEN_INVALID;
+        rc = ngx_http_idempotency_token_check(r, ctx, &keys, &scope);
     }
 
     if (rc > NGX_OK) {
@@ -542,7 +547,8 @@ ngx_http_idempotency_claim_init(ngx_http_request_t *r,
     op->pool = r->pool;
     op->log = r->connection->log;
     op->lease_ms = ilcf->lease;
-    op->unknown_s = (uint32_t) ilcf->unknown;
+    op->unknown_s = ngx_max((uint32_t) ilcf->unknown,
+                            ngx_http_idempotency_token_left_s(ctx));
     op->on_unknown = ilcf->on_unknown;
     op->handler = ngx_http_idempotency_called;
     op->data = ctx;
@@ -587,8 +593,11 @@ ngx_http_idempotency_answer(ngx_http_request_t *r,
     case NGX_IDEM_FULL:
         return ngx_http_idempotency_refuse(r, ctx, NGX_IDEM_STAT_STORE_FULL);
 
-    case NGX_IDEM_LOST:
     case NGX_IDEM_ABSENT:
+        return ngx_http_idempotency_refuse(r, ctx,
+                                           NGX_IDEM_STAT_TOKEN_INVALID);
+
+    case NGX_IDEM_LOST:
         break;
     }
 

@@ -254,7 +254,8 @@ ngx_http_idempotency_committed(ngx_http_idempotency_ctx_t *ctx)
 
 /*
  * A response that was not collected is unstored; one that a dry run did not
- * collect on purpose, and would have kept, is marked so.
+ * collect on purpose, and would have kept, is marked so.  Whoever forgot that a
+ * token was used while it is valid would let it be used again.
  */
 
 static void
@@ -268,7 +269,7 @@ ngx_http_idempotency_outcome(ngx_http_idempotency_ctx_t *ctx,
     ngx_memzero(oc, sizeof(ngx_idem_outcome_t));
 
     oc->status = (uint16_t) ctx->response.status;
-    oc->ttl_s = ttl_s;
+    oc->ttl_s = ngx_max(ttl_s, ngx_http_idempotency_token_left_s(ctx));
 
     if (fate == NGX_IDEM_FATE_UNKNOWN) {
         oc->state = NGX_IDEM_STATE_UNKNOWN;

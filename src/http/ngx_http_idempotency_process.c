@@ -27,6 +27,10 @@ ngx_http_idempotency_init_crypto(ngx_conf_t *cf,
 {
     ngx_pool_cleanup_t  *cln;
 
+    if (imcf->digest) {
+        return NGX_OK;
+    }
+
     cln = ngx_pool_cleanup_add(cf->pool, 0);
     if (cln == NULL) {
         return NGX_ERROR;
@@ -75,11 +79,15 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
     imcf = ngx_http_cycle_get_module_main_conf(cycle,
                                                ngx_http_idempotency_module);
 
-    if (imcf == NULL || imcf->worker == NULL) {
+    if (imcf == NULL) {
         return NGX_OK;
     }
 
     imcf->nentropy = 0;
+
+    if (imcf->worker == NULL) {
+        return NGX_OK;
+    }
 
     if (ngx_idem_worker_init(imcf->worker, cycle,
                              ngx_http_idempotency_wake_handler,

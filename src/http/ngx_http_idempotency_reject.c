@@ -81,6 +81,15 @@ static const ngx_http_idempotency_problem_t
 };
 
 static const ngx_http_idempotency_problem_t
+                                        ngx_http_idempotency_token_invalid = {
+    NGX_HTTP_FORBIDDEN,
+    ngx_string("The token is unknown, expired or not yours"),
+    ngx_string("This operation needs a token that was issued to its sender, "
+               "and that has not expired."),
+    0, 0
+};
+
+static const ngx_http_idempotency_problem_t
                                            ngx_http_idempotency_key_reused = {
     422,
     ngx_string("Idempotency-Key is already used"),
@@ -191,6 +200,7 @@ ngx_http_idempotency_problem(ngx_http_idempotency_ctx_t *ctx)
         [NGX_IDEM_STAT_KEY_MISSING] = &ngx_http_idempotency_key_missing,
         [NGX_IDEM_STAT_KEY_INVALID] = &ngx_http_idempotency_key_invalid,
         [NGX_IDEM_STAT_SCOPE_MISSING] = &ngx_http_idempotency_scope_missing,
+        [NGX_IDEM_STAT_TOKEN_INVALID] = &ngx_http_idempotency_token_invalid,
         [NGX_IDEM_STAT_KEY_REUSED] = &ngx_http_idempotency_key_reused,
         [NGX_IDEM_STAT_OUTCOME_UNKNOWN] =
                                         &ngx_http_idempotency_outcome_unknown,

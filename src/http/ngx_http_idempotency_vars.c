@@ -73,6 +73,7 @@ static const ngx_str_t  ngx_http_idempotency_words[] = {
     [NGX_IDEM_STAT_KEY_MISSING] = ngx_string("key-missing"),
     [NGX_IDEM_STAT_KEY_INVALID] = ngx_string("key-invalid"),
     [NGX_IDEM_STAT_SCOPE_MISSING] = ngx_string("scope-missing"),
+    [NGX_IDEM_STAT_TOKEN_INVALID] = ngx_string("token-invalid"),
     [NGX_IDEM_STAT_KEY_REUSED] = ngx_string("key-reused"),
     [NGX_IDEM_STAT_OUTCOME_UNKNOWN] = ngx_string("outcome-unknown"),
     [NGX_IDEM_STAT_RESPONSE_NOT_STORED] = ngx_string("response-not-stored"),
@@ -263,7 +264,7 @@ static ngx_int_t
 ngx_http_idempotency_store_value(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_str_t *value)
 {
-    if (ctx->told != NGX_IDEM_STAT_N) {
+    if (ctx->told != NGX_IDEM_STAT_N && ctx->ilcf->store) {
         *value = ctx->op.by.len ? ctx->op.by : ctx->ilcf->store->kind;
     }
 

@@ -18,6 +18,7 @@ const ngx_str_t  ngx_idem_stat_names[NGX_IDEM_STAT_N] = {
     ngx_string("key_missing"),
     ngx_string("key_invalid"),
     ngx_string("scope_missing"),
+    ngx_string("token_invalid"),
     ngx_string("key_reused"),
     ngx_string("outcome_unknown"),
     ngx_string("response_not_stored"),

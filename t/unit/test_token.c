@@ -116,6 +116,8 @@ test_golden(void)
         tap_is(ngx_idem_token_verify(token, t->scope, &secret, 1,
                                      t->expires_s - 1),
                NGX_IDEM_TOKEN_VALID, "and is valid");
+        tap_is(ngx_idem_token_expires_s(token), t->expires_s,
+               "until it expires");
     }
 }
 

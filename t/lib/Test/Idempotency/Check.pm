@@ -27,6 +27,9 @@ my %kinds = (
     'scope-missing' => {
         title => 'The request carries nothing that tells whose key this is',
     },
+    'token-invalid' => {
+        title => 'The token is unknown, expired or not yours',
+    },
     'key-reused' => {
         title => 'Idempotency-Key is already used',
     },
