@@ -20,6 +20,7 @@ static ngx_idem_fate_e ngx_idem_policy_by_status(
 static unsigned ngx_idem_policy_status(const ngx_idem_evidence_t *ev);
 static const ngx_idem_valid_t *ngx_idem_policy_rule(
     const ngx_idem_valid_conf_t *valid, unsigned status);
+static int ngx_idem_policy_succeeds(unsigned status);
 static int ngx_idem_policy_element(ngx_idem_span_t s,
     ngx_idem_override_t *ov);
 static int ngx_idem_policy_ttl(ngx_idem_span_t s, uint32_t *ttl_s);
@@ -157,7 +158,9 @@ ngx_idem_policy_by_status(const ngx_idem_evidence_t *ev,
             return NGX_IDEM_FATE_UNKNOWN;
         }
 
-        if (ngx_idem_policy_refuses(status)) {
+        if (ngx_idem_policy_refuses(status)
+            || (valid->success && !ngx_idem_policy_succeeds(status)))
+        {
             return ev->doubt ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
         }
 
@@ -192,7 +195,7 @@ ngx_idem_policy_check(const ngx_idem_evidence_t *ev)
 
     status = ngx_idem_policy_status(ev);
 
-    if (status >= 200 && status <= 299) {
+    if (ngx_idem_policy_succeeds(status)) {
         return NGX_IDEM_CHECK_DONE;
     }
 
@@ -347,6 +350,13 @@ ngx_idem_policy_refuses(unsigned status)
     }
 
     return 0;
+}
+
+
+static int
+ngx_idem_policy_succeeds(unsigned status)
+{
+    return status >= 200 && status <= 299;
 }
 
 

@@ -37,6 +37,7 @@ typedef struct {
     uint32_t                 ttl_s;     /* of all that the built-in rules
                                            store: default, or the rule
                                            without a status */
+    int                      success;   /* they store 2xx only */
 } ngx_idem_valid_conf_t;
 
 
@@ -105,6 +106,8 @@ typedef struct {
  *   502, 504 of an upstream              UNKNOWN
  *   401 403 407 408 409 413 421 423 425
  *   426 428 429 431 503 511, in doubt    UNKNOWN
+ *   the same, not in doubt               RELEASE
+ *   success: not 2xx, in doubt           UNKNOWN
  *   the same, not in doubt               RELEASE
  *   else                                 STORE
  *

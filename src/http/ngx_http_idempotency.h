@@ -201,6 +201,7 @@ typedef struct {
     ngx_array_t                         *pass;     /* ngx_idem_span_t */
     ngx_idem_fields_conf_t               fields;
     ngx_http_idempotency_marker_t       *replay_header;
+    ngx_uint_t                           acknowledge;  /* status, 0: off */
     ngx_str_t                            documentation;
     ngx_flag_t                           dry_run;
     ngx_uint_t                           on_error;
@@ -581,6 +582,10 @@ ngx_int_t ngx_http_idempotency_encode(ngx_http_request_t *r,
 /* Content handler: sends op->stored. */
 ngx_int_t ngx_http_idempotency_replay_handler(ngx_http_request_t *r);
 
+/* Adds the field that marks a replay. */
+ngx_int_t ngx_http_idempotency_mark(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
 /*
  * Answers with the problem that ctx->told names.  Returns NGX_DONE after the
  * request was finalized, or the status if an error_page takes it over; a
@@ -601,6 +606,19 @@ ngx_array_t *ngx_http_idempotency_compile(ngx_conf_t *cf, ngx_str_t *value,
 /* Adds a ngx_http_idempotency_part_t to the parts of a key. */
 ngx_int_t ngx_http_idempotency_add_part(ngx_conf_t *cf, ngx_array_t *parts,
     ngx_str_t *value);
+
+
+/* ngx_http_idempotency_acknowledge.c: a status in place of an answer */
+
+/* Puts what a duplicate gets into op->record, in place of the response. */
+void ngx_http_idempotency_acknowledge_record(ngx_http_idempotency_ctx_t *ctx);
+
+/* Sends it.  Returns what a content handler returns. */
+ngx_int_t ngx_http_idempotency_acknowledge(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+char *ngx_http_idempotency_acknowledge_directive(ngx_conf_t *cf,
+    ngx_command_t *cmd, void *conf);
 
 
 /* ngx_http_idempotency_token.c: one-time tokens */

@@ -598,7 +598,7 @@ ngx_http_idempotency_finish(ngx_http_request_t *r,
 
     fate = ngx_http_idempotency_fate(r, ctx, 1, &ttl_s);
 
-    if (fate == NGX_IDEM_FATE_STORE) {
+    if (fate == NGX_IDEM_FATE_STORE && !ctx->ilcf->acknowledge) {
         (void) ngx_http_idempotency_encode(r, ctx);
     }
 

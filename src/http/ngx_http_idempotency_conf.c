@@ -138,6 +138,7 @@ ngx_http_idempotency_unset_loc_conf(ngx_http_idempotency_loc_conf_t *conf)
     conf->hide = NGX_CONF_UNSET_PTR;
     conf->pass = NGX_CONF_UNSET_PTR;
     conf->replay_header = NGX_CONF_UNSET_PTR;
+    conf->acknowledge = NGX_CONF_UNSET_UINT;
     conf->dry_run = NGX_CONF_UNSET;
     conf->on_error = NGX_CONF_UNSET_UINT;
 
@@ -378,6 +379,7 @@ ngx_http_idempotency_merge_response(ngx_http_idempotency_loc_conf_t *prev,
                               1024 * 1024);
     ngx_conf_merge_ptr_value(conf->replay_header, prev->replay_header,
                              &marker);
+    ngx_conf_merge_uint_value(conf->acknowledge, prev->acknowledge, 0);
     ngx_conf_merge_str_value(conf->documentation, prev->documentation, "");
 }
 
@@ -389,6 +391,7 @@ ngx_http_idempotency_merge_lifetimes(ngx_http_idempotency_loc_conf_t *prev,
     ngx_conf_merge_ptr_value(conf->valid, prev->valid, NULL);
 
     conf->lifetimes.ttl_s = NGX_IDEM_TTL_DEFAULT;
+    conf->lifetimes.success = (conf->acknowledge != 0);
 
     if (conf->valid == NULL) {
         return;

@@ -237,6 +237,13 @@ ngx_command_t  ngx_http_idempotency_commands[] = {
       0,
       NULL },
 
+    { ngx_string("idempotency_acknowledge"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE1,
+      ngx_http_idempotency_acknowledge_directive,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("idempotency_documentation"),
       NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE1,
       ngx_http_idempotency_documentation,

@@ -730,13 +730,16 @@ ngx_http_idempotency_replay(ngx_http_request_t *r,
 }
 
 
-/* What a dry run has seen done, it did not keep: a dry run may go on. */
+/*
+ * What a dry run has seen done, it did not keep: a dry run may go on.  Who only
+ * acknowledges needs nothing that was kept.
+ */
 
 static ngx_int_t
 ngx_http_idempotency_unstored(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
-    if (ctx->ilcf->dry_run && ctx->op.dry) {
+    if ((ctx->ilcf->dry_run && ctx->op.dry) || ctx->ilcf->acknowledge) {
         return ngx_http_idempotency_replay(r, ctx);
     }
 

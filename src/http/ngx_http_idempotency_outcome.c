@@ -281,6 +281,10 @@ ngx_http_idempotency_outcome(ngx_http_idempotency_ctx_t *ctx,
         return;
     }
 
+    if (ctx->ilcf->acknowledge && !ctx->ilcf->dry_run) {
+        ngx_http_idempotency_acknowledge_record(ctx);
+    }
+
     if (ctx->op.record) {
         oc->state = NGX_IDEM_STATE_DONE;
         return;

@@ -29,8 +29,6 @@ static ngx_int_t ngx_http_idempotency_restore_header(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
 static ngx_int_t ngx_http_idempotency_restore_trailer(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value);
-static ngx_int_t ngx_http_idempotency_mark(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx);
 static ngx_buf_t *ngx_http_idempotency_body_buf(ngx_http_request_t *r,
     ngx_idem_span_t *body);
 
@@ -87,6 +85,10 @@ ngx_http_idempotency_replay_handler(ngx_http_request_t *r)
     ngx_http_idempotency_ctx_t  *ctx;
 
     ctx = ngx_http_idempotency_ctx(r);
+
+    if (ctx->ilcf->acknowledge) {
+        return ngx_http_idempotency_acknowledge(r, ctx);
+    }
 
     bytes = ngx_http_idempotency_span(&ctx->op.stored);
 
@@ -335,7 +337,7 @@ ngx_http_idempotency_restore_trailer(ngx_http_request_t *r, ngx_str_t *name,
 
 /* Idempotent-Replayed: true */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_idempotency_mark(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {

@@ -83,6 +83,7 @@ typedef struct {
 static void test_evidence(void);
 static void test_statuses(void);
 static void test_rules(void);
+static void test_success(void);
 static void test_rule_rows(const ngx_idem_valid_conf_t *valid,
     const test_rule_t *rows, size_t n);
 static void test_overrides(void);
@@ -405,6 +406,7 @@ main(void)
     test_evidence();
     test_statuses();
     test_rules();
+    test_success();
     test_overrides();
     test_told();
     test_checks();
@@ -426,7 +428,7 @@ test_evidence(void)
     uint32_t               ttl;
     ngx_idem_fate_e        fate;
     const test_fate_t     *t;
-    ngx_idem_valid_conf_t  valid = { NULL, 0, DEFAULT };
+    ngx_idem_valid_conf_t  valid = { NULL, 0, DEFAULT, 0 };
 
     for (i = 0; i < tap_count(fates); i++) {
         t = &fates[i];
@@ -466,7 +468,7 @@ test_statuses(void)
     ngx_idem_fate_e        expected;
     ngx_idem_evidence_t    ev = { .asked = 1, .sent = 1, .answered = 1,
                                    .complete = 1 };
-    ngx_idem_valid_conf_t  valid = { NULL, 0, DEFAULT };
+    ngx_idem_valid_conf_t  valid = { NULL, 0, DEFAULT, 0 };
 
     for (status = 100; status < 600; status++) {
         expected = (status == 502 || status == 504) ? UNKNOWN : STORE;
@@ -490,6 +492,7 @@ test_rules(void)
     ngx_idem_valid_conf_t  valid;
 
     valid.ttl_s = 99;
+    valid.success = 0;
     valid.rules = rules;
     valid.n = tap_count(rules);
     test_rule_rows(&valid, by_rules, tap_count(by_rules));
@@ -505,6 +508,55 @@ test_rules(void)
     valid.n = 0;
     valid.ttl_s = 0;
     test_rule_rows(&valid, by_zero, tap_count(by_zero));
+}
+
+
+/* Where a success only is an answer: all statuses, in doubt and not. */
+
+static void
+test_success(void)
+{
+    unsigned               status, wrong, doubted;
+    uint32_t               ttl;
+    ngx_idem_fate_e        fate;
+    ngx_idem_evidence_t    ev = { .asked = 1, .sent = 1, .answered = 1,
+                                  .complete = 1 };
+    ngx_idem_valid_conf_t  valid = { NULL, 0, DEFAULT, 1 };
+
+    wrong = 0;
+    doubted = 0;
+
+    for (status = 100; status < 600; status++) {
+        ev.upstream_status = status;
+
+        fate = (status / 100 == 2) ? STORE
+               : (status == 502 || status == 504) ? UNKNOWN : RELEASE;
+
+        ev.doubt = 0;
+        wrong += (ngx_idem_policy_fate(&ev, &valid, &ttl) != fate);
+
+        ev.doubt = 1;
+        doubted += (ngx_idem_policy_fate(&ev, &valid, &ttl)
+                    != (fate == RELEASE ? UNKNOWN : fate));
+    }
+
+    tap_is(wrong, 0, "success: what is not 2xx releases, 502 and 504 do not");
+    tap_is(doubted, 0, "success: unless another one may have done it");
+
+    valid.rules = rules;
+    valid.n = tap_count(rules);
+    test_rule_rows(&valid, by_rules, tap_count(by_rules) - 1);
+
+    valid.n = 0;
+    ev.doubt = 0;
+    ev.upstream_status = 500;
+    ev.override.given = 1;
+    ev.override.fate = STORE;
+    tap_is(ngx_idem_policy_fate(&ev, &valid, &ttl), STORE,
+           "success: the upstream knows better");
+    ev.complete = 0;
+    tap_is(ngx_idem_policy_fate(&ev, &valid, &ttl), UNKNOWN,
+           "success: what is not whole is unknown");
 }
 
 
@@ -561,7 +613,7 @@ test_told(void)
     ngx_idem_span_t        value;
     ngx_idem_evidence_t    ev;
     const test_told_t     *t;
-    ngx_idem_valid_conf_t  valid = { told_rules, 2, 99 };
+    ngx_idem_valid_conf_t  valid = { told_rules, 2, 99, 0 };
 
     for (i = 0; i < tap_count(told); i++) {
         t = &told[i];
