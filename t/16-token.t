@@ -77,6 +77,8 @@ my $locations = <<"END";
     }
 END
 
+my $redis = Test::Idempotency::Redis->new;
+
 my ($t, $backend, @said, %asked);
 
 
@@ -410,6 +412,48 @@ sub releases {
 }
 
 
+# What was used on another node, and has expired since, is known to Redis only.
+
+sub elsewhere {
+    my ($there) = @_;
+
+    my %token = map { $_ => token(ttl => -1) } qw(done running waits released never);
+    my $here = sub { my ($name, $path) = @_;
+                     return start($token{$name}, path => '/now/' . ($path // '')) };
+    my %first;
+
+    $_->hold for $backend, $there->backend;
+
+    for my $name (qw(done running waits released)) {
+        my $held = $there->backend->held;
+        $first{$name} = $there->start_post(use_of($token{$name}, path => '/then/'));
+        $asked{ $first{$name} } = $there->backend->wait_for_request($held + 1);
+        $there->backend->answer(201, 'there') if $name eq 'done';
+    }
+
+    my $end = sub {
+        my ($name, @answer) = @_;
+        $there->backend->answer(@answer, to => $asked{ $first{$name} });
+        return is_answer($first{$name}, @answer, "$name: there");
+    };
+
+    is_replay($here->('done'), 201, 'there', 'what was done on another node');
+    is_problem($here->('never'), 403, 'token-invalid', 'never used on any');
+    is_problem($here->('running'), 409, 'in-flight', 'what runs there');
+
+    my @waiting = map { $here->($_, 'wait/') } qw(waits released);
+    $t->wait_until(running => 2);
+    $end->('waits', 201, 'at last');
+    is_replay($waiting[0], 201, 'at last', 'may be waited for');
+    $end->('released', 503, 'not now');
+    is_problem($waiting[1], 403, 'token-invalid', 'or in vain');
+    $end->('running', 201, 'slow');
+    is_replay($here->('running'), 201, 'slow', 'and has ended then');
+
+    return;
+}
+
+
 # A token is good for one use, and a record that is forgotten is not known.
 
 sub outlives {
@@ -536,8 +580,6 @@ sub secrets_rotate {
 }
 
 
-my $redis = Test::Idempotency::Redis->new;
-
 for my $store ('zone', 'redis') {
     my @on = $store eq 'zone' ? () : (
         zone => 'zone=payments:1m redis=main',
@@ -558,6 +600,13 @@ for my $store ('zone', 'redis') {
     if ($store eq 'zone') {
         subtest 'tokens are issued'            => \&issues;
         subtest 'secrets come and go'          => \&secrets_rotate;
+    }
+
+    if ($store eq 'redis') {
+        my $there = Test::Idempotency->new($conf, locations => $locations, @on,
+                                           files => { old => $old });
+        subtest 'on another node'              => sub { elsewhere($there) };
+        $there->finish;
     }
 
     my $log = $t->log =~ s/request: "[^"]*"//gr;
