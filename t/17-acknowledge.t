@@ -27,6 +27,12 @@ my $locations = <<"END";
     location /mark/    { $proxy idempotency_replay_header X-Again yes; }
     location /dry/     { $proxy idempotency_dry_run on; }
     location /was/     { $proxy idempotency_fingerprint body; idempotency_acknowledge off; }
+    location /was/small/ {
+        $proxy
+        idempotency_fingerprint body;
+        idempotency_acknowledge off;
+        idempotency_max_response 1;
+    }
     location /is/      { $proxy idempotency_fingerprint body; }
     location /rotate/  {
         $proxy
@@ -194,6 +200,11 @@ sub changes {
     is_answer(delivered(\%message, 201, 'kept'), 201, 'kept', 'an answer that is kept');
     is_replay($t->post(%message), 201, 'kept', 'is replayed');
     is_acknowledged($t->post(%message, path => '/is/'), 204, 'until it is acknowledged');
+
+    %message = message('/was/small/');
+    is_answer(delivered(\%message, 201, 'too large'), 201, 'too large', 'one that is too large');
+    is_problem($t->post(%message), 409, 'response-not-stored', 'is not kept');
+    is_acknowledged($t->post(%message, path => '/is/'), 204, 'and need not be');
 
     %message = message('/is/');
     is_answer(delivered(\%message, 201, 'not kept'), 201, 'not kept', 'one that is not');
