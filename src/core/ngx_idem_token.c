@@ -7,8 +7,6 @@
 #include <string.h>
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 
 #include "core/ngx_idem_token.h"
 
@@ -21,15 +19,37 @@
 
 static uint64_t ngx_idem_token_expiry(const uint8_t *bytes);
 static int ngx_idem_token_sign(const uint8_t *bytes, const uint8_t *scope,
-    ngx_idem_span_t secret, uint8_t *mac);
+    const ngx_idem_token_keys_t *keys, size_t which, uint8_t *mac);
+static int ngx_idem_token_digest(const ngx_idem_token_keys_t *keys,
+    const uint8_t *data, size_t len, uint8_t *out);
 static void ngx_idem_token_encode(const uint8_t *bytes, uint8_t *out);
 static int ngx_idem_token_decode(ngx_idem_span_t token, uint8_t *bytes);
 static uint32_t ngx_idem_token_value(uint8_t c);
 
 
 int
+ngx_idem_token_secret(ngx_idem_token_secret_t *secret, ngx_idem_span_t bytes,
+    EVP_MD_CTX *md, const EVP_MD *type)
+{
+    ngx_idem_token_keys_t  keys;
+
+    memset(secret, 0, sizeof(ngx_idem_token_secret_t));
+
+    if (bytes.len <= NGX_IDEM_TOKEN_BLOCK_LEN) {
+        memcpy(secret->block, bytes.data, bytes.len);
+        return 0;
+    }
+
+    keys.md = md;
+    keys.type = type;
+
+    return ngx_idem_token_digest(&keys, bytes.data, bytes.len, secret->block);
+}
+
+
+int
 ngx_idem_token_issue(uint8_t *out, uint64_t expires_s, const uint8_t *nonce,
-    const uint8_t *scope, ngx_idem_span_t secret)
+    const uint8_t *scope, const ngx_idem_token_keys_t *keys)
 {
     unsigned  i;
     uint8_t   bytes[NGX_IDEM_TOKEN_BYTES];
@@ -43,7 +63,7 @@ ngx_idem_token_issue(uint8_t *out, uint64_t expires_s, const uint8_t *nonce,
 
     memcpy(bytes + NGX_IDEM_TOKEN_RANDOM, nonce, NGX_IDEM_TOKEN_RANDOM_LEN);
 
-    if (ngx_idem_token_sign(bytes, scope, secret, bytes + NGX_IDEM_TOKEN_MAC)
+    if (ngx_idem_token_sign(bytes, scope, keys, 0, bytes + NGX_IDEM_TOKEN_MAC)
         != 0)
     {
         return -1;
@@ -59,7 +79,7 @@ ngx_idem_token_issue(uint8_t *out, uint64_t expires_s, const uint8_t *nonce,
 
 ngx_idem_token_answer_e
 ngx_idem_token_verify(ngx_idem_span_t token, const uint8_t *scope,
-    const ngx_idem_span_t *secrets, size_t n, uint64_t now_s)
+    const ngx_idem_token_keys_t *keys, uint64_t now_s)
 {
     int      genuine;
     size_t   i;
@@ -73,9 +93,9 @@ ngx_idem_token_verify(ngx_idem_span_t token, const uint8_t *scope,
 
     genuine = 0;
 
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < keys->n; i++) {
 
-        if (ngx_idem_token_sign(bytes, scope, secrets[i], mac) != 0) {
+        if (ngx_idem_token_sign(bytes, scope, keys, i, mac) != 0) {
             return NGX_IDEM_TOKEN_FAILED;
         }
 
@@ -119,23 +139,48 @@ ngx_idem_token_expiry(const uint8_t *bytes)
 }
 
 
+/* HMAC: RFC 2104, section 2. */
+
 static int
 ngx_idem_token_sign(const uint8_t *bytes, const uint8_t *scope,
-    ngx_idem_span_t secret, uint8_t *mac)
+    const ngx_idem_token_keys_t *keys, size_t which, uint8_t *mac)
 {
-    uint8_t   text[NGX_IDEM_TOKEN_MAC + NGX_IDEM_DIGEST_LEN];
-    unsigned  len;
+    size_t          i;
+    uint8_t         inner[NGX_IDEM_TOKEN_BLOCK_LEN + NGX_IDEM_TOKEN_BYTES];
+    uint8_t         outer[NGX_IDEM_TOKEN_BLOCK_LEN + NGX_IDEM_DIGEST_LEN];
+    uint8_t        *text;
+    const uint8_t  *key;
 
-    if (secret.len > 0x7fffffff) {
-        return -1;
+    key = keys->secrets[which].block;
+
+    for (i = 0; i < NGX_IDEM_TOKEN_BLOCK_LEN; i++) {
+        inner[i] = key[i] ^ 0x36;
+        outer[i] = key[i] ^ 0x5c;
     }
+
+    text = inner + NGX_IDEM_TOKEN_BLOCK_LEN;
 
     memcpy(text, bytes, NGX_IDEM_TOKEN_MAC);
     memcpy(text + NGX_IDEM_TOKEN_MAC, scope, NGX_IDEM_DIGEST_LEN);
 
-    if (HMAC(EVP_sha256(), secret.data, (int) secret.len, text, sizeof(text),
-             mac, &len)
-        == NULL)
+    if (ngx_idem_token_digest(keys, inner, sizeof(inner),
+                              outer + NGX_IDEM_TOKEN_BLOCK_LEN)
+        != 0)
+    {
+        return -1;
+    }
+
+    return ngx_idem_token_digest(keys, outer, sizeof(outer), mac);
+}
+
+
+static int
+ngx_idem_token_digest(const ngx_idem_token_keys_t *keys, const uint8_t *data,
+    size_t len, uint8_t *out)
+{
+    if (EVP_DigestInit_ex(keys->md, keys->type, NULL) != 1
+        || EVP_DigestUpdate(keys->md, data, len) != 1
+        || EVP_DigestFinal_ex(keys->md, out, NULL) != 1)
     {
         return -1;
     }

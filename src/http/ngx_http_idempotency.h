@@ -50,6 +50,7 @@
 #include "core/ngx_idem_identity.h"
 #include "core/ngx_idem_policy.h"
 #include "core/ngx_idem_record.h"
+#include "core/ngx_idem_token.h"
 #include "store/ngx_idem_store.h"
 #include "store/ngx_idem_worker.h"
 #include "http/ngx_http_idempotency_compat.h"
@@ -138,7 +139,7 @@ typedef struct {
 /* One-time tokens, and where in the configuration what needs a secret is. */
 
 typedef struct {
-    ngx_array_t                 *secrets;   /* ngx_idem_span_t; NULL: none */
+    ngx_array_t                 *secrets;   /* ..._secret_t; NULL: none */
     time_t                       ttl;
     ngx_flag_t                   rotate;
     ngx_http_idempotency_ref_t  *required;  /* NULL: no token is */

@@ -12,13 +12,16 @@
 
 
 #include "http/ngx_http_idempotency.h"
-#include "core/ngx_idem_token.h"
 
 
 #define NGX_HTTP_IDEMPOTENCY_SECRET_MAX   4096
 #define NGX_HTTP_IDEMPOTENCY_TOKEN_TTL    3600
 
 
+static void ngx_http_idempotency_token_keys(ngx_http_request_t *r,
+    ngx_http_idempotency_loc_conf_t *ilcf, ngx_idem_token_keys_t *keys);
+static char *ngx_http_idempotency_add_secret(ngx_conf_t *cf,
+    ngx_array_t *secrets, ngx_str_t *name);
 static char *ngx_http_idempotency_read_secret(ngx_conf_t *cf,
     ngx_str_t *name, ngx_idem_span_t *secret);
 static ngx_http_idempotency_ref_t *ngx_http_idempotency_here(ngx_conf_t *cf);
@@ -49,21 +52,21 @@ ngx_http_idempotency_token_check(ngx_http_request_t *r,
 {
     u_char                               digest[NGX_IDEM_DIGEST_LEN];
     ngx_str_t                           *key;
-    ngx_array_t                         *secrets;
+    ngx_idem_token_keys_t                tk;
     ngx_idem_token_answer_e              answer;
     ngx_http_idempotency_token_conf_t   *tc;
 
     tc = &ctx->ilcf->token;
     key = keys->elts;
-    secrets = tc->secrets;
 
     if (ngx_http_idempotency_scope_digest(r, scope, digest) != NGX_OK) {
         return NGX_ERROR;
     }
 
+    ngx_http_idempotency_token_keys(r, ctx->ilcf, &tk);
+
     answer = ngx_idem_token_verify(ngx_http_idempotency_span(&key[0]), digest,
-                                   secrets->elts, secrets->nelts,
-                                   (uint64_t) ngx_time());
+                                   &tk, (uint64_t) ngx_time());
 
     if (answer == NGX_IDEM_TOKEN_FAILED) {
         return NGX_ERROR;
@@ -290,11 +293,11 @@ ngx_http_idempotency_fresh_token(ngx_http_request_t *r,
     uint64_t *expires_s)
 {
     u_char                             nonce[NGX_IDEM_TOKEN_RANDOM_LEN];
-    ngx_idem_span_t                   *secret;
+    ngx_idem_token_keys_t              tk;
     ngx_http_idempotency_main_conf_t  *imcf;
 
     imcf = ngx_http_get_module_main_conf(r, ngx_http_idempotency_module);
-    secret = ilcf->token.secrets->elts;
+    ngx_http_idempotency_token_keys(r, ilcf, &tk);
 
     token->len = NGX_IDEM_TOKEN_LEN;
 
@@ -307,13 +310,28 @@ ngx_http_idempotency_fresh_token(ngx_http_request_t *r,
 
     if (ngx_http_idempotency_random(imcf, nonce, sizeof(nonce)) != NGX_OK
         || ngx_idem_token_issue(token->data, *expires_s, nonce, scope,
-                                secret[0])
+                                &tk)
            != 0)
     {
         return NGX_ERROR;
     }
 
     return NGX_OK;
+}
+
+
+static void
+ngx_http_idempotency_token_keys(ngx_http_request_t *r,
+    ngx_http_idempotency_loc_conf_t *ilcf, ngx_idem_token_keys_t *keys)
+{
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_http_get_module_main_conf(r, ngx_http_idempotency_module);
+
+    keys->md = imcf->digest;
+    keys->type = imcf->sha256;
+    keys->secrets = ilcf->token.secrets->elts;
+    keys->n = ilcf->token.secrets->nelts;
 }
 
 
@@ -349,17 +367,16 @@ ngx_http_idempotency_token_secret(ngx_conf_t *cf, ngx_command_t *cmd,
 {
     ngx_http_idempotency_loc_conf_t *ilcf = conf;
 
-    char             *rv;
-    ngx_str_t        *value;
-    ngx_uint_t        i;
-    ngx_array_t      *secrets;
-    ngx_idem_span_t  *secret;
+    char         *rv;
+    ngx_str_t    *value;
+    ngx_uint_t    i;
+    ngx_array_t  *secrets;
 
     if (ilcf->token.secrets != NGX_CONF_UNSET_PTR) {
         return "is duplicate";
     }
 
-    secrets = ngx_array_create(cf->pool, 2, sizeof(ngx_idem_span_t));
+    secrets = ngx_array_create(cf->pool, 2, sizeof(ngx_idem_token_secret_t));
     if (secrets == NULL) {
         return NGX_CONF_ERROR;
     }
@@ -368,18 +385,48 @@ ngx_http_idempotency_token_secret(ngx_conf_t *cf, ngx_command_t *cmd,
 
     for (i = 1; i < cf->args->nelts; i++) {
 
-        secret = ngx_array_push(secrets);
-        if (secret == NULL) {
-            return NGX_CONF_ERROR;
-        }
-
-        rv = ngx_http_idempotency_read_secret(cf, &value[i], secret);
+        rv = ngx_http_idempotency_add_secret(cf, secrets, &value[i]);
         if (rv != NGX_CONF_OK) {
             return rv;
         }
     }
 
     ilcf->token.secrets = secrets;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_idempotency_add_secret(ngx_conf_t *cf, ngx_array_t *secrets,
+    ngx_str_t *name)
+{
+    char                              *rv;
+    ngx_idem_span_t                    bytes;
+    ngx_idem_token_secret_t           *secret;
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module);
+
+    secret = ngx_array_push(secrets);
+
+    if (secret == NULL
+        || ngx_http_idempotency_init_crypto(cf, imcf) != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    rv = ngx_http_idempotency_read_secret(cf, name, &bytes);
+
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    if (ngx_idem_token_secret(secret, bytes, imcf->digest, imcf->sha256)
+        != 0)
+    {
+        return "cannot be hashed";
+    }
 
     return NGX_CONF_OK;
 }
@@ -491,21 +538,17 @@ ngx_http_idempotency_token_issue(ngx_conf_t *cf, ngx_command_t *cmd,
 {
     ngx_http_idempotency_loc_conf_t *ilcf = conf;
 
-    ngx_http_core_loc_conf_t          *clcf;
-    ngx_http_idempotency_main_conf_t  *imcf;
+    ngx_http_core_loc_conf_t  *clcf;
 
     if (ilcf->token.issue) {
         return "is duplicate";
     }
 
-    imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_idempotency_module);
     clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
     ilcf->token.issue = ngx_http_idempotency_here(cf);
 
-    if (ilcf->token.issue == NULL
-        || ngx_http_idempotency_init_crypto(cf, imcf) != NGX_OK)
-    {
+    if (ilcf->token.issue == NULL) {
         return NGX_CONF_ERROR;
     }
 

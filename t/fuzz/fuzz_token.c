@@ -22,11 +22,18 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t                scope[NGX_IDEM_DIGEST_LEN] = { 0 };
     uint8_t                token[NGX_IDEM_TOKEN_LEN];
     size_t                 at;
-    const ngx_idem_span_t  secret = { (const uint8_t *) "secret", 6 };
     const ngx_idem_span_t  given = { data, size };
     const ngx_idem_span_t  own = { token, sizeof(token) };
+    static EVP_MD_CTX     *md;
 
-    fuzz_check(ngx_idem_token_verify(given, scope, &secret, 1, 0)
+    static const ngx_idem_token_secret_t  secret = { "secret" };
+    ngx_idem_token_keys_t                 keys = { NULL, NULL, &secret, 1 };
+
+    md = (md == NULL) ? EVP_MD_CTX_new() : md;
+    keys.md = md;
+    keys.type = EVP_sha256();
+
+    fuzz_check(ngx_idem_token_verify(given, scope, &keys, 0)
                == NGX_IDEM_TOKEN_INVALID);
 
     if (size < 2) {
@@ -36,14 +43,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(nonce, data, size < sizeof(nonce) ? size : sizeof(nonce));
     memcpy(scope, data, size < sizeof(scope) ? size : sizeof(scope));
 
-    fuzz_check(ngx_idem_token_issue(token, size, nonce, scope, secret) == 0);
-    fuzz_check(ngx_idem_token_verify(own, scope, &secret, 1, size - 1) == 0);
+    fuzz_check(ngx_idem_token_issue(token, size, nonce, scope, &keys) == 0);
+    fuzz_check(ngx_idem_token_verify(own, scope, &keys, size - 1) == 0);
 
     at = data[0] % sizeof(token);
 
     if (token[at] != data[1]) {
         token[at] = data[1];
-        fuzz_check(ngx_idem_token_verify(own, scope, &secret, 1, 0)
+        fuzz_check(ngx_idem_token_verify(own, scope, &keys, 0)
                    == NGX_IDEM_TOKEN_INVALID);
     }
 

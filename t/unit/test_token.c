@@ -27,6 +27,7 @@
 typedef struct {
     const char  *token;
     const char  *why;
+    size_t       secret;
     uint64_t     expires_s;
     uint8_t      nonce[NGX_IDEM_TOKEN_RANDOM_LEN];
     uint8_t      scope[NGX_IDEM_DIGEST_LEN];
@@ -40,9 +41,13 @@ typedef struct {
 } test_time_t;
 
 
+static int test_begin(void);
+static int test_use(size_t first, size_t n);
 static void test_golden(void);
 static void test_times(void);
 static void test_secrets(void);
+static void test_scope(const uint8_t *scope, uint64_t now_s,
+    ngx_idem_token_answer_e answer, const char *why);
 static void test_changed(void);
 static void test_lengths(void);
 static void test_alphabet(void);
@@ -50,14 +55,22 @@ static ngx_idem_token_answer_e test_verify(const uint8_t *token, size_t len,
     uint64_t now_s);
 
 
-static const ngx_idem_span_t  secret = span("0123456789abcdef");
-static const ngx_idem_span_t  other = span("0123456789abcdeg");
+/* The last one is longer than a block of HMAC. */
+
+static const ngx_idem_span_t  texts[] = {
+    span("0123456789abcdef"),
+    span("0123456789abcdeg"),
+    span("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0")
+};
+
+static ngx_idem_token_secret_t  secrets[tap_count(texts)];
+static ngx_idem_token_keys_t    keys;
 
 
 static const test_golden_t  golden[] = {
     { "AQAAAABlU_8QAAECAwQFBgcICQoLDA0OD0Crtw6fGrvW5i-yOvjZMxWj2-r0rWZxOSzPJqrG"
       "7Sva",
-      "a token", EXPIRES_S,
+      "a token", 0, EXPIRES_S,
       { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 },
       { 0x5f, 0x16, 0x1c, 0x91, 0x49, 0x88, 0x2e, 0x0e,
         0x10, 0x12, 0x4b, 0xc5, 0xdd, 0x5c, 0x11, 0xf0,
@@ -65,10 +78,13 @@ static const test_golden_t  golden[] = {
         0xec, 0x76, 0xb0, 0x1e, 0x92, 0x52, 0xcb, 0x33 } },
     { "Af_______________________________3IayD9MSBarBzzwtOMO7QUWUD9P_5LvYX4BdeRD"
       "9lv8",
-      "a token that never expires, of all bits", UINT64_MAX,
+      "a token that never expires, of all bits", 0, UINT64_MAX,
       { 255, 255, 255, 255, 255, 255, 255, 255,
         255, 255, 255, 255, 255, 255, 255, 255 },
-      { 0 } }
+      { 0 } },
+    { "AQAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAGbMNrxumI0AYa71CUdFjJeKjVip5QsvIEXVN10J"
+      "tDp0",
+      "a token of a long secret", 2, 1, { 0 }, { 0 } }
 };
 
 
@@ -83,6 +99,10 @@ static const test_time_t  times[] = {
 int
 main(void)
 {
+    if (test_begin() != 0) {
+        return 1;
+    }
+
     test_golden();
     test_times();
     test_secrets();
@@ -90,7 +110,43 @@ main(void)
     test_lengths();
     test_alphabet();
 
+    EVP_MD_CTX_free(keys.md);
+
     return tap_done();
+}
+
+
+static int
+test_begin(void)
+{
+    size_t  i;
+
+    keys.md = EVP_MD_CTX_new();
+    keys.type = EVP_sha256();
+
+    if (keys.md == NULL) {
+        return -1;
+    }
+
+    for (i = 0; i < tap_count(texts); i++) {
+        tap_is((unsigned long long)
+               ngx_idem_token_secret(&secrets[i], texts[i], keys.md,
+                                     keys.type), 0, "a secret");
+    }
+
+    return test_use(0, 1);
+}
+
+
+/* The secrets in use from now on. */
+
+static int
+test_use(size_t first, size_t n)
+{
+    keys.secrets = secrets + first;
+    keys.n = n;
+
+    return 0;
 }
 
 
@@ -105,20 +161,24 @@ test_golden(void)
     for (i = 0; i < tap_count(golden); i++) {
         t = &golden[i];
 
+        (void) test_use(t->secret, 1);
+
         tap_is((unsigned long long)
                ngx_idem_token_issue(out, t->expires_s, t->nonce, t->scope,
-                                    secret), 0, "is issued");
+                                    &keys), 0, "is issued");
         tap_is_bytes(out, sizeof(out), t->token, strlen(t->token), t->why);
 
         token.data = out;
         token.len = sizeof(out);
 
-        tap_is(ngx_idem_token_verify(token, t->scope, &secret, 1,
+        tap_is(ngx_idem_token_verify(token, t->scope, &keys,
                                      t->expires_s - 1),
                NGX_IDEM_TOKEN_VALID, "and is valid");
         tap_is(ngx_idem_token_expires_s(token), t->expires_s,
                "until it expires");
     }
+
+    (void) test_use(0, 1);
 }
 
 
@@ -140,30 +200,47 @@ test_times(void)
 static void
 test_secrets(void)
 {
-    uint8_t          scope[NGX_IDEM_DIGEST_LEN];
-    ngx_idem_span_t  token, secrets[2];
+    uint8_t                  scope[NGX_IDEM_DIGEST_LEN];
+    ngx_idem_token_secret_t  swapped[2];
+
+    swapped[0] = secrets[1];
+    swapped[1] = secrets[0];
+
+    keys.secrets = swapped;
+    keys.n = 2;
+    test_scope(golden[0].scope, 1, NGX_IDEM_TOKEN_VALID,
+               "the second secret verifies, too");
+
+    (void) test_use(0, 2);
+    test_scope(golden[0].scope, 1, NGX_IDEM_TOKEN_VALID, "so does the first");
+
+    (void) test_use(1, 1);
+    test_scope(golden[0].scope, 1, NGX_IDEM_TOKEN_INVALID,
+               "a secret that is not in use any more");
+    test_scope(golden[0].scope, UINT64_MAX, NGX_IDEM_TOKEN_INVALID,
+               "what is foreign and expired is foreign");
+
+    (void) test_use(0, 0);
+    test_scope(golden[0].scope, 1, NGX_IDEM_TOKEN_INVALID,
+               "no secret at all");
+
+    (void) test_use(0, 1);
+    memcpy(scope, golden[0].scope, sizeof(scope));
+    scope[31] ^= 1;
+    test_scope(scope, 1, NGX_IDEM_TOKEN_INVALID, "another scope");
+}
+
+
+static void
+test_scope(const uint8_t *scope, uint64_t now_s,
+    ngx_idem_token_answer_e answer, const char *why)
+{
+    ngx_idem_span_t  token;
 
     token.data = (const uint8_t *) golden[0].token;
     token.len = NGX_IDEM_TOKEN_LEN;
 
-    secrets[0] = other;
-    secrets[1] = secret;
-
-    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 2, 1),
-           NGX_IDEM_TOKEN_VALID, "the second secret verifies, too");
-    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 1, 1),
-           NGX_IDEM_TOKEN_INVALID, "a secret that is not in use any more");
-    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 1,
-                                 UINT64_MAX),
-           NGX_IDEM_TOKEN_INVALID, "what is foreign and expired is foreign");
-    tap_is(ngx_idem_token_verify(token, golden[0].scope, secrets, 0, 1),
-           NGX_IDEM_TOKEN_INVALID, "no secret at all");
-
-    memcpy(scope, golden[0].scope, sizeof(scope));
-    scope[31] ^= 1;
-
-    tap_is(ngx_idem_token_verify(token, scope, &secret, 1, 1),
-           NGX_IDEM_TOKEN_INVALID, "another scope");
+    tap_is(ngx_idem_token_verify(token, scope, &keys, now_s), answer, why);
 }
 
 
@@ -257,5 +334,5 @@ test_verify(const uint8_t *token, size_t len, uint64_t now_s)
     s.data = token;
     s.len = len;
 
-    return ngx_idem_token_verify(s, golden[0].scope, &secret, 1, now_s);
+    return ngx_idem_token_verify(s, golden[0].scope, &keys, now_s);
 }
