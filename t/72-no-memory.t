@@ -34,7 +34,7 @@ my $t = Test::Idempotency->new(<<"END", workers => 1, http2 => 1,
     add_header                 X-Key \$idempotency_key always;
     access_log                 access.log told;
 END
-    env => $memory->env, backends => [ 'other' ],
+    env => $memory->env, files => { secret => 'x' x 32 }, backends => [ 'other' ],
     http => <<'END',
     log_format told '$idempotency_id $idempotency_instance $status '
                     '$idempotency_age $idempotency_wait_time '
@@ -52,6 +52,16 @@ END
     location /absent/   { $proxy idempotency_unknown check=/none; }
     location = /known   { internal; $proxy }
     location = /none    { internal; $proxy }
+    location = /issue   { idempotency_token_issue; idempotency_token_secret secret;
+                          idempotency_token_ttl @{[ LIFE ]}s; }
+    location /token/ {
+        idempotency_required      token;
+        idempotency_token_secret  secret;
+        idempotency_token_ttl     @{[ LIFE ]}s;
+        idempotency_token_rotate  on;
+        $proxy
+    }
+    location /acknowledge/ { $proxy idempotency_acknowledge; }
     location /composite/ {
         idempotency_key    \$http_source \$http_number;
         idempotency_scope  \$server_name \$http_user;
@@ -65,7 +75,8 @@ my $large = 'x' x 20_000;
 my ($worker) = $t->workers;
 my $n = 0;
 
-$backend->on($_, 201, 'answer %n') for qw(/ /off/ /page/ /composite/);
+$backend->on($_, 201, 'answer %n')
+    for qw(/ /off/ /page/ /composite/ /token/ /acknowledge/);
 $backend->on('/pieces', 201, '', chunked => [ 'answer ', 'in ', 'pieces' ]);
 $backend->on('/large', 201, $large);
 $backend->on('/fields', 201, 'answer %n', headers => [
@@ -226,6 +237,30 @@ sub composite {
     return { path => '/composite/', headers => [ [ 'Source', 'shop' ],
              [ 'Number', $key ], [ 'User', 'me' ] ] };
 }
+
+
+sub token {
+    return { path => '/token/',
+             key => $t->get(path => '/issue')->header('Idempotency-Token') };
+}
+
+
+sub issued {
+    my ($key, $short, $enough) = @_;
+
+    $short->();
+    my $m = $t->get(path => '/issue');
+    $enough->();
+
+    my $kind = kind_of($m, sub {
+        my ($token) = $_[0]->body =~ /"token":"([\w-]{76})"/;
+        return $token && $_[0]->header('Idempotency-Token') eq $token });
+
+    return $kind =~ /^(?:right|error|left)$/ ? () : "it gets: $kind";
+}
+
+
+sub is_acknowledged { return is_replayed($_[0], 204, '') }
 
 
 # What those may get who come back, by how often an upstream was asked before,
@@ -525,6 +560,9 @@ my @firsts = (
     [ 'an answer of many fields', { path => '/fields' }                    ],
     [ 'without buffering',        { path => '/off/' }                      ],
     [ 'scope and composite key',  \&composite                              ],
+    [ 'a token',                  \&token                                  ],
+    [ 'an acknowledgement',       { path => '/acknowledge/' },
+        again => \&is_acknowledged ],
     [ 'a large answer',           { path => '/large' },                    cut => 1 ],
     [ 'an answer that breaks off', { path => '/cut' },                     %cut ],
     [ 'so, without buffering',    { path => '/off/cut' },                  %cut ],
@@ -544,6 +582,7 @@ for (@firsts) {
 # Others.
 
 play('a replay', later(\&same));
+play('a token is issued', \&issued);
 play('a replay of many fields', later(\&same, path => '/fields'));
 play('another request', later(\&reused, body => 'eur=2'));
 play('its page', later(\&paged, body => 'eur=2', path => '/page/'));
