@@ -126,6 +126,12 @@ sub acknowledges {
     my $m = $t->post(%message);
     is($m->status . $m->header('X-Again'), '204yes', 'the mark is the operator\'s');
 
+    %message = message('/');
+    delivered(\%message, 200, 'ok');
+    $m = $t->http2(%message);
+    is($m->status . $m->header('Idempotent-Replayed'), '204true', 'over HTTP/2');
+    is($m->body, '', 'without a body');
+
     my $c = $t->connect;
 
     for (1 .. 2) {
@@ -242,7 +248,7 @@ my $redis = Test::Idempotency::Redis->new;
 
 for my $store ('zone', 'redis') {
     $t = Test::Idempotency->new($conf, locations => $locations,
-        files => { secret => 'sixteen bytes or more' },
+        http2 => 1, files => { secret => 'sixteen bytes or more' },
         $store eq 'zone' ? (zone => 'zone=payments:1m')
         : (zone => 'zone=payments:1m redis=main',
            http => 'idempotency_redis main { server ' . $redis->address . '; }'));
