@@ -617,6 +617,17 @@ for my $store ('zone', 'redis') {
 }
 
 
+# Nobody can be asked whether a token was used.
+
+$t = Test::Idempotency->new("$conf idempotency_on_error pass;", backend => 'auto',
+    zone => 'zone=payments:1m redis=main', files => { old => $old },
+    http => 'idempotency_redis main { server 127.0.0.1:9; }');
+is_answer(pay(token()), 200, undef, 'without a store, a token passes');
+is_problem(pay(token(ttl => -1)), 503, 'store-unavailable', 'an expired one does not');
+is_problem(pay(token(secret => $new)), 403, 'token-invalid', 'nor does a wrong one');
+$t->finish;
+
+
 # What nginx does not start with.
 
 my %files = (old => $old, short => 'fifteen bytes..', long => 'x' x 4097,

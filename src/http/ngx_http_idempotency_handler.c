@@ -608,7 +608,10 @@ ngx_http_idempotency_answer(ngx_http_request_t *r,
 }
 
 
-/* What is known to be done is not passed on, even if it cannot be replayed. */
+/*
+ * What is known to be done is not passed on, even if it cannot be replayed; nor
+ * is what may not be the first, with nobody to say whether it is.
+ */
 
 static ngx_int_t
 ngx_http_idempotency_store_failed(ngx_http_request_t *r,
@@ -629,7 +632,9 @@ ngx_http_idempotency_store_failed(ngx_http_request_t *r,
         return ngx_http_idempotency_claim(r, ctx);
     }
 
-    if (ctx->ilcf->on_error == NGX_HTTP_IDEMPOTENCY_ON_ERROR_PASS) {
+    if (ctx->ilcf->on_error == NGX_HTTP_IDEMPOTENCY_ON_ERROR_PASS
+        && !ctx->op.known)
+    {
         ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_UNPROTECTED);
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
         return NGX_DECLINED;
