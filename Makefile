@@ -244,7 +244,8 @@ $(FAIL): t/fail/fail_malloc.c Makefile
 # Fuzz targets: a program each t/fuzz/fuzz_*.c.  "make fuzz" replays the corpus
 # and made-up inputs, "make fuzz-key" runs libFuzzer for FUZZ_SECONDS.
 
-FUZZERS = $(filter-out $(if $(wildcard /usr/include/hiredis),,redis_reply),   \
+FUZZERS = $(filter-out $(if $(wildcard /usr/include/hiredis),,redis_reply)    \
+	    $(if $(wildcard /usr/include/jansson.h),,json),                   \
 	$(patsubst t/fuzz/fuzz_%.c,%,$(wildcard t/fuzz/fuzz_*.c)))
 
 fuzz: $(FUZZERS:%=replay-%)  ## replay the fuzz corpus (fuzz-NAME: libFuzzer)
@@ -262,6 +263,10 @@ build/fuzz/redis_reply: $(WIRE) $(WIRE:.c=.h) | $(TREE)/objs/Makefile
 build/fuzz/redis_reply fuzz-redis_reply: MORE = $(UNIT_INCS)      \
 	-DNGX_HAVE_HIREDIS=1 $(WIRE)
 build/fuzz/redis_reply fuzz-redis_reply: LIBS = -l:libhiredis.a
+
+# and one compares with a parser of JSON
+
+build/fuzz/json fuzz-json: LIBS = -ljansson
 
 $(FUZZERS:%=replay-%): replay-%: build/fuzz/%
 	@$< t/fuzz/corpus/$*/*

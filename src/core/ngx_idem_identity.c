@@ -17,6 +17,7 @@
 
 
 static void ngx_idem_digest_varint(ngx_idem_digest_t *dg, uint64_t n);
+static void ngx_idem_digest_fixed(ngx_idem_digest_t *dg, uint64_t n);
 static void ngx_idem_digest_bytes(ngx_idem_digest_t *dg, ngx_idem_span_t span);
 static void ngx_idem_digest_flush(ngx_idem_digest_t *dg);
 static void ngx_idem_digest_update(ngx_idem_digest_t *dg, const uint8_t *data,
@@ -31,6 +32,7 @@ ngx_idem_digest_start(ngx_idem_digest_t *dg, EVP_MD_CTX *md,
 {
     dg->md = md;
     dg->body = 0;
+    dg->items = 0;
     dg->used = 0;
     dg->failed = EVP_DigestInit_ex(md, type, NULL) != 1;
 }
@@ -66,6 +68,22 @@ ngx_idem_digest_body_end(ngx_idem_digest_t *dg)
 }
 
 
+void
+ngx_idem_digest_item_end(ngx_idem_digest_t *dg)
+{
+    ngx_idem_digest_fixed(dg, dg->body);
+    dg->body = 0;
+    dg->items++;
+}
+
+
+void
+ngx_idem_digest_items_end(ngx_idem_digest_t *dg)
+{
+    ngx_idem_digest_fixed(dg, dg->items);
+}
+
+
 int
 ngx_idem_digest_final(ngx_idem_digest_t *dg, uint8_t *out)
 {
@@ -95,6 +113,26 @@ ngx_idem_digest_varint(ngx_idem_digest_t *dg, uint64_t n)
     }
 
     dg->buf[dg->used++] = (uint8_t) n;
+}
+
+
+static void
+ngx_idem_digest_fixed(ngx_idem_digest_t *dg, uint64_t n)
+{
+    int              shift;
+    uint8_t          bytes[8], *p;
+    ngx_idem_span_t  span;
+
+    p = bytes;
+
+    for (shift = 56; shift >= 0; shift -= 8) {
+        *p++ = (uint8_t) (n >> shift);
+    }
+
+    span.data = bytes;
+    span.len = sizeof(bytes);
+
+    ngx_idem_digest_bytes(dg, span);
 }
 
 

@@ -9,7 +9,7 @@
  *   state      means                                    next
  *   -----------------------------------------------------------------------
  *   SEEN       idempotency applies to the location      READING ALOOF REJECTED
- *   READING    the request body is on its way           READY ALOOF
+ *   READING    the request body is on its way           READY ALOOF SEEN
  *   READY      body and fingerprint are there           CLAIMING CLAIMED
  *   CLAIMING   the store has been asked                 CLAIMED
  *   CLAIMED    it has answered                          OWNED WAITING
@@ -48,6 +48,7 @@
 #include "core/ngx_idem_core.h"
 #include "core/ngx_idem_key.h"
 #include "core/ngx_idem_identity.h"
+#include "core/ngx_idem_multipart.h"
 #include "core/ngx_idem_policy.h"
 #include "core/ngx_idem_record.h"
 #include "core/ngx_idem_token.h"
@@ -150,6 +151,8 @@ typedef struct {
 typedef struct {
     ngx_array_t                         stores;   /* ngx_idem_store_t * */
     ngx_array_t                         redis;    /* blocks, by name */
+    ngx_array_t                         json;     /* tokens of pointers */
+    ngx_array_t                         form;     /* names of fields */
     ngx_idem_worker_t                  *worker;
     ngx_queue_t                         requests; /* that asked for a claim */
 
@@ -167,6 +170,10 @@ typedef struct {
     EVP_MD_CTX                         *digest;   /* for what ends at once */
     u_char                             *entropy;  /* random, not used yet */
     size_t                              nentropy;
+    ngx_http_variable_value_t          *kept;     /* while we are asking */
+
+    unsigned                            missed:1; /* a field of the body */
+    unsigned                            failed:1; /* no memory for one */
 } ngx_http_idempotency_main_conf_t;
 
 
@@ -242,6 +249,14 @@ typedef struct {
 } ngx_http_idempotency_response_t;
 
 
+/* A fingerprint of parts instead of a body; type is without the boundary. */
+
+typedef struct {
+    ngx_idem_multipart_t  parser;
+    ngx_str_t             type;
+} ngx_http_idempotency_multipart_t;
+
+
 /*
  * A request of ours.
  *
@@ -270,9 +285,11 @@ typedef struct {
  *             answered whole
  *   override  what whoever gave the status says in X-Accel-Idempotency
  *   lent      buffers of a streaming response that the client has not taken
+ *   multipart the body is taken apart, to be hashed by its parts
  *
  *   changed   a redirect has changed the method
  *   recursive where it was seen first, error pages are followed by others
+ *   body_first  what the claim is made of depends on the body
  *   fed       the body is hashed as it comes
  *   behind    who has it while this one waits looks into an unknown
  *   last_try  the wait is over
@@ -316,10 +333,12 @@ typedef struct {
     ngx_uint_t                        ncut;
     ngx_idem_override_t               override;
     ngx_chain_t                      *lent;
+    ngx_http_idempotency_multipart_t *multipart;
     ngx_http_idempotency_response_t   response;
 
     unsigned                          changed:1;
     unsigned                          recursive:1;
+    unsigned                          body_first:1;
     unsigned                          fed:1;
     unsigned                          waited:1;
     unsigned                          behind:1;
@@ -432,11 +451,35 @@ ngx_int_t ngx_http_idempotency_bypass(ngx_http_request_t *r,
     ngx_http_idempotency_loc_conf_t *ilcf);
 
 
-/* ngx_http_idempotency_body.c: the request body and the fingerprint */
+/* ngx_http_idempotency_fields.c: values from the request body */
+
+char *ngx_http_idempotency_json(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_form(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+ngx_int_t ngx_http_idempotency_fields_init(ngx_cycle_t *cycle,
+    ngx_http_idempotency_main_conf_t *imcf);
 
 /*
- * Reads the body whole and moves READING -> READY.  Returns what a phase
- * handler returns: NGX_DONE, or NGX_HTTP_* to answer.
+ * Between these two, values are evaluated.  NGX_OK: they are what they are.
+ * NGX_AGAIN: some depend on the body, which is not there yet; all are as if
+ * nobody had asked for them.  NGX_ERROR: out of memory.
+ */
+void ngx_http_idempotency_watch(ngx_http_request_t *r);
+ngx_int_t ngx_http_idempotency_missed(ngx_http_request_t *r);
+
+
+/* ngx_http_idempotency_body.c: the request body and the fingerprint */
+
+/* Hashes what stands in front of the body in a fingerprint. */
+ngx_int_t ngx_http_idempotency_fingerprint_start(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/*
+ * Reads the body whole and moves READING -> READY, or, if ctx->body_first says
+ * that there is no fingerprint yet, back to SEEN.  Returns what a phase handler
+ * returns: NGX_DONE, or NGX_HTTP_* to answer.
  */
 ngx_int_t ngx_http_idempotency_read_body(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);

@@ -61,6 +61,10 @@ ngx_http_idempotency_create_main_conf(ngx_conf_t *cf)
     if (ngx_array_init(&imcf->stores, cf->pool, 1, sizeof(ngx_idem_store_t *))
         != NGX_OK
         || ngx_array_init(&imcf->redis, cf->pool, 1, sizeof(void *))
+           != NGX_OK
+        || ngx_array_init(&imcf->json, cf->pool, 1, sizeof(ngx_array_t))
+           != NGX_OK
+        || ngx_array_init(&imcf->form, cf->pool, 1, sizeof(ngx_str_t))
            != NGX_OK)
     {
         return NULL;

@@ -18,7 +18,9 @@ static void ngx_http_idempotency_enter(ngx_http_idempotency_ctx_t *ctx,
 static ngx_int_t ngx_http_idempotency_begin(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_identify(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx);
+    ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e *why);
+static ngx_int_t ngx_http_idempotency_identified(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_int_t rc, ngx_idem_stat_e why);
 static ngx_int_t ngx_http_idempotency_join(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys);
 static ngx_int_t ngx_http_idempotency_claim(ngx_http_request_t *r,
@@ -108,12 +110,15 @@ ngx_http_idempotency_again(ngx_http_request_t *r,
 }
 
 
-/* Access phase: is the key well formed?  Nothing is claimed. */
+/*
+ * Access phase: is the key well formed?  Nothing is claimed.  If only the body
+ * will tell whether it is for us, nothing is refused yet.
+ */
 
 ngx_int_t
 ngx_http_idempotency_access_handler(ngx_http_request_t *r)
 {
-    ngx_int_t                         rc;
+    ngx_int_t                         rc, missed;
     ngx_array_t                       keys;
     ngx_idem_stat_e                   why;
     ngx_http_idempotency_ctx_t       *ctx;
@@ -135,10 +140,17 @@ ngx_http_idempotency_access_handler(ngx_http_request_t *r)
         return NGX_DECLINED;
     }
 
-    rc = ngx_http_idempotency_bypass(r, ilcf);
+    ngx_http_idempotency_watch(r);
 
-    if (rc != NGX_DECLINED) {
-        return (rc == NGX_OK) ? NGX_DECLINED : NGX_HTTP_INTERNAL_SERVER_ERROR;
+    rc = ngx_http_idempotency_bypass(r, ilcf);
+    missed = ngx_http_idempotency_missed(r);
+
+    if (rc == NGX_ERROR || missed == NGX_ERROR) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (rc == NGX_OK || missed == NGX_AGAIN) {
+        return NGX_DECLINED;
     }
 
     ngx_http_idempotency_enter(ctx, ilcf);
@@ -332,13 +344,17 @@ ngx_http_idempotency_enter(ngx_http_idempotency_ctx_t *ctx,
 }
 
 
-/* The request was admitted: who asks, and is it for us after all? */
+/*
+ * The request was admitted: who asks, and is it for us after all?  If that
+ * depends on the body, it is read first and we are entered once more.
+ */
 
 static ngx_int_t
 ngx_http_idempotency_begin(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
-    ngx_int_t                         rc;
+    ngx_int_t                         rc, bypass, missed;
+    ngx_idem_stat_e                   why;
     ngx_http_idempotency_loc_conf_t  *ilcf;
 
     ilcf = ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module);
@@ -349,66 +365,96 @@ ngx_http_idempotency_begin(ngx_http_request_t *r,
 
     ngx_http_idempotency_enter(ctx, ilcf);
 
-    rc = ngx_http_idempotency_bypass(r, ilcf);
+    ngx_http_idempotency_watch(r);
 
-    if (rc == NGX_ERROR) {
+    rc = NGX_OK;
+    bypass = ngx_http_idempotency_bypass(r, ilcf);
+
+    if (bypass == NGX_DECLINED) {
+        rc = ngx_http_idempotency_identify(r, ctx, &why);
+    }
+
+    missed = ngx_http_idempotency_missed(r);
+
+    if (bypass == NGX_ERROR || rc == NGX_ERROR || missed == NGX_ERROR) {
         return NGX_ERROR;
     }
 
-    if (rc == NGX_OK) {
+    if (bypass == NGX_OK) {
         ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_BYPASS);
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
         return NGX_DECLINED;
     }
 
-    rc = ngx_http_idempotency_identify(r, ctx);
+    if (missed == NGX_AGAIN && !ctx->body_first) {
+        ctx->body_first = 1;
+        ngx_str_null(&ctx->key);
+        ngx_http_idempotency_digest_free(ctx);
+        return ngx_http_idempotency_read_body(r, ctx);
+    }
+
+    ctx->body_first = 0;
+
+    return ngx_http_idempotency_identified(r, ctx, rc, why);
+}
+
+
+/* As ngx_http_idempotency_key(), and with the fingerprint begun. */
+
+static ngx_int_t
+ngx_http_idempotency_identify(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e *why)
+{
+    ngx_int_t    rc;
+    ngx_array_t  keys, scope;
+
+    rc = ngx_http_idempotency_key(r, ctx, &keys, why, 0);
 
     if (rc != NGX_OK) {
         return rc;
     }
 
-    return ngx_http_idempotency_read_body(r, ctx);
+    *why = NGX_IDEM_STAT_SCOPE_MISSING;
+    rc = ngx_http_idempotency_scope(r, ctx->ilcf, &scope);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ctx->ilcf->required == NGX_HTTP_IDEMPOTENCY_REQUIRED_TOKEN) {
+        *why = NGX_IDEM_STAT_TOKEN_INVALID;
+        rc = ngx_http_idempotency_token_check(r, ctx, &keys, &scope);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+    }
+
+    if (ngx_http_idempotency_join(r, ctx, &keys) != NGX_OK
+        || ngx_http_idempotency_identity(r, &scope, &keys, ctx->op.identity)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_idempotency_fingerprint_start(r, ctx);
 }
 
 
 static ngx_int_t
-ngx_http_idempotency_identify(ngx_http_request_t *r,
-    ngx_http_idempotency_ctx_t *ctx)
+ngx_http_idempotency_identified(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_int_t rc, ngx_idem_stat_e why)
 {
-    ngx_int_t        rc;
-    ngx_array_t      keys, scope;
-    ngx_idem_stat_e  why;
-
-    rc = ngx_http_idempotency_key(r, ctx, &keys, &why, 0);
+    if (rc == NGX_OK) {
+        return ngx_http_idempotency_read_body(r, ctx);
+    }
 
     if (rc == NGX_DECLINED) {
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_ALOOF);
         return NGX_DECLINED;
     }
 
-    if (rc == NGX_OK) {
-        why = NGX_IDEM_STAT_SCOPE_MISSING;
-        rc = ngx_http_idempotency_scope(r, ctx->ilcf, &scope);
-    }
-
-    if (rc == NGX_OK
-        && ctx->ilcf->required == NGX_HTTP_IDEMPOTENCY_REQUIRED_TOKEN)
-    {
-        why = NGX_IDEM_STAT_TOKEN_INVALID;
-        rc = ngx_http_idempotency_token_check(r, ctx, &keys, &scope);
-    }
-
-    if (rc > NGX_OK) {
-        return ngx_http_idempotency_refuse(r, ctx, why);
-    }
-
-    if (rc == NGX_ERROR
-        || ngx_http_idempotency_join(r, ctx, &keys) != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    return ngx_http_idempotency_identity(r, &scope, &keys, ctx->op.identity);
+    return ngx_http_idempotency_refuse(r, ctx, why);
 }
 
 

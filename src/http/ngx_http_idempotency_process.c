@@ -85,6 +85,10 @@ ngx_http_idempotency_init_process(ngx_cycle_t *cycle)
 
     imcf->nentropy = 0;
 
+    if (ngx_http_idempotency_fields_init(cycle, imcf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     if (imcf->worker == NULL) {
         return NGX_OK;
     }
