@@ -72,6 +72,11 @@ struct ngx_idem_op_s {
     ngx_chain_t             *record;        /* DONE: the bytes, in memory */
     size_t                   size;          /* their sum */
 
+    /* of a guard: what is found, and what is to become of it */
+
+    ngx_str_t                value;         /* in op->pool when found */
+    ngx_str_t                pending;
+
     /* answers of the store */
 
     ngx_int_t                rc;            /* after NGX_AGAIN */
@@ -94,6 +99,7 @@ struct ngx_idem_op_s {
     unsigned                 parked:1;
     unsigned                 local:1;       /* the zone alone decides */
     unsigned                 cached:1;      /* it is only a copy */
+    unsigned                 guard:1;       /* parked for a guard */
 };
 
 
@@ -120,6 +126,37 @@ struct ngx_idem_op_s {
  * end       it ends; nobody's handler is called any more.
  * tick      something happened, or a second has passed while anybody waits:
  *           lets time pass, looks for claims of dead workers, calls waiters.
+ *
+ * A guard is what requests hold that change one resource (see
+ * core/ngx_idem_guard.h).  Its identity is the resource's; nothing but these
+ * verbs, renew and cancel is called with it.  It is not cached: with a Redis it
+ * is there alone, unless op->local is set.
+ *
+ * hold      asks for the guard, for op->lease_ms, with op->pending for what
+ *           the caller is about to do.
+ *             OWNED  held: op->value is what is known
+ *             CHECK  held, but the one before has vanished: op->value, and
+ *                    op->pending is what that one was about to do; it stays
+ *                    in the guard until mark or leave
+ *             BUSY   somebody else holds it.  With op->max_waiters > 0, op joins
+ *                    the queue if that is shorter, and is parked.  When the
+ *                    handler comes it may be op's turn: hold is called again,
+ *                    and answers OWNED or CHECK, or parks it in its old place
+ *             FULL   no room
+ *           Whoever holds it and asks again is answered as before.  The guard
+ *           goes from one in the queue to the next, in order of arrival; one
+ *           whose worker, or node, vanished loses its turn.
+ * mark      held: op->value and op->pending are what is in it from now on.
+ *           OWNED or LOST.
+ * leave     held no more: op->value is what is known from now on (empty:
+ *           nothing), op->pending stays in it (empty: nothing is in doubt), both
+ *           for op->outcome.ttl_s.  The next in the queue has it.  ABSENT or
+ *           LOST.
+ * cancel    of an op that is parked for a guard: leaves the queue, and gives
+ *           the guard on if it had been given to op meanwhile.
+ * look      what a record is, without a claim: ABSENT, BUSY, DONE, UNSTORED or
+ *           UNKNOWN, and op->status, op->age_ms.  The bytes of a DONE do not
+ *           come.
  */
 
 typedef struct {
@@ -132,6 +169,10 @@ typedef struct {
     ngx_int_t  (*begin)(ngx_idem_store_t *st, ngx_cycle_t *cycle);
     void       (*end)(ngx_idem_store_t *st);
     void       (*tick)(ngx_idem_store_t *st);
+    ngx_int_t  (*hold)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    ngx_int_t  (*mark)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    ngx_int_t  (*leave)(ngx_idem_store_t *st, ngx_idem_op_t *op);
+    ngx_int_t  (*look)(ngx_idem_store_t *st, ngx_idem_op_t *op);
 } ngx_idem_verbs_t;
 
 
