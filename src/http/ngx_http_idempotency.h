@@ -12,12 +12,17 @@
  *   READING    the request body is on its way           READY ALOOF SEEN
  *   READY      body and fingerprint are there           CLAIMING CLAIMED
  *   CLAIMING   the store has been asked                 CLAIMED
- *   CLAIMED    it has answered                          OWNED WAITING
- *                                                       CHECKING REPLAYING
- *                                                       REJECTED ALOOF
+ *   CLAIMED    it has answered                          OWNED GUARDED
+ *                                                       WAITING CHECKING
+ *                                                       REPLAYING REJECTED
+ *                                                       ALOOF
  *   WAITING    parked behind a running claim            READY
- *   CHECKING   the claim is ours, and somebody is asked OWNED SETTLED
- *              what became of an earlier one
+ *   CHECKING   the claim is ours, and somebody is asked OWNED GUARDED
+ *              what became of an earlier one            SETTLED
+ *   GUARDED    the claim is ours, guards are taken      GUARDING OWNED
+ *                                                       SETTLED
+ *   GUARDING   the store was asked about a guard, or    GUARDED
+ *              this one waits for its turn
  *   OWNED      the claim is ours, no answer has begun   CAPTURING PASSING
  *                                                       SETTLED
  *   CAPTURING  an answer is taken and withheld          OWNED PASSING SETTLED
@@ -31,9 +36,9 @@
  *   REJECTED   an answer of our own goes out            -
  *   ALOOF      hands off                                -
  *
- * READY, if it has waited, CLAIMING, CLAIMED, WAITING, CHECKING, OWNED,
- * CAPTURING, COMMITTING and PASSING hold something of the store's; the
- * request's cleanup gives it back, however the request ends.
+ * READY, if it has waited, CLAIMING, CLAIMED, WAITING, CHECKING, GUARDED,
+ * GUARDING, OWNED, CAPTURING, COMMITTING and PASSING hold something of the
+ * store's; the request's cleanup gives it back, however the request ends.
  */
 
 
@@ -55,6 +60,7 @@
 #include "store/ngx_idem_store.h"
 #include "store/ngx_idem_worker.h"
 #include "http/ngx_http_idempotency_compat.h"
+#include "http/ngx_http_idempotency_guard.h"
 
 
 typedef enum {
@@ -65,6 +71,8 @@ typedef enum {
     NGX_HTTP_IDEMPOTENCY_CLAIMED,
     NGX_HTTP_IDEMPOTENCY_WAITING,
     NGX_HTTP_IDEMPOTENCY_CHECKING,
+    NGX_HTTP_IDEMPOTENCY_GUARDED,
+    NGX_HTTP_IDEMPOTENCY_GUARDING,
     NGX_HTTP_IDEMPOTENCY_OWNED,
     NGX_HTTP_IDEMPOTENCY_CAPTURING,
     NGX_HTTP_IDEMPOTENCY_COMMITTING,
@@ -153,6 +161,7 @@ typedef struct {
     ngx_array_t                         redis;    /* blocks, by name */
     ngx_array_t                         json;     /* tokens of pointers */
     ngx_array_t                         form;     /* names of fields */
+    ngx_array_t                         machines; /* ..._machine_t * */
     ngx_idem_worker_t                  *worker;
     ngx_queue_t                         requests; /* that asked for a claim */
 
@@ -213,6 +222,12 @@ typedef struct {
     ngx_str_t                            documentation;
     ngx_flag_t                           dry_run;
     ngx_uint_t                           on_error;
+
+    /* by kind; NULL: none */
+
+    ngx_http_idempotency_guard_conf_t   *guards[NGX_HTTP_IDEMPOTENCY_GUARDS];
+
+    unsigned                             guarded:1;  /* by any */
 
     /* of this process: a request was seen to have an upstream here */
 
@@ -276,6 +291,7 @@ typedef struct {
  *   counted   states of upstreams before a redirect changed the method: who
  *             was asked later was not asked to carry anything out
  *   ahead     header fields that stood there before the claim
+ *   guards    of resources; NULL: it has none yet
  *   handler   the content handler that stands behind ours
  *   finalize, write_handler
  *             of the upstream, likewise
@@ -288,6 +304,7 @@ typedef struct {
  *   multipart the body is taken apart, to be hashed by its parts
  *
  *   changed   a redirect has changed the method
+ *   anonymous it has no key: the claim is one that nobody finds, for guards
  *   recursive where it was seen first, error pages are followed by others
  *   body_first  what the claim is made of depends on the body
  *   fed       the body is hashed as it comes
@@ -325,6 +342,7 @@ typedef struct {
     ngx_uint_t                        counted;
     ngx_uint_t                        http_version;
     ngx_uint_t                        ahead;
+    ngx_http_idempotency_guards_t    *guards;
     ngx_http_handler_pt               handler;
     ngx_http_idempotency_finalize_pt  finalize;
     ngx_http_event_handler_pt         write_handler;
@@ -336,6 +354,7 @@ typedef struct {
     ngx_http_idempotency_multipart_t *multipart;
     ngx_http_idempotency_response_t   response;
 
+    unsigned                          anonymous:1;
     unsigned                          changed:1;
     unsigned                          recursive:1;
     unsigned                          body_first:1;
@@ -377,11 +396,14 @@ void ngx_http_idempotency_tell(ngx_http_idempotency_ctx_t *ctx,
     ngx_idem_stat_e told);
 
 
+/* Parks the request in its phase: only the client's leaving ends it. */
+ngx_int_t ngx_http_idempotency_attend(ngx_http_request_t *r);
+
 /* Answers with a problem; a dry run only says what it would have been. */
 ngx_int_t ngx_http_idempotency_refuse(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why);
 
-/* The claim is granted: the request goes on to be carried out. */
+/* The claim is granted: once all guards are held, too, the request goes on. */
 ngx_int_t ngx_http_idempotency_own(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
@@ -693,6 +715,58 @@ void ngx_http_idempotency_token_unset(ngx_http_idempotency_token_conf_t *tc);
 char *ngx_http_idempotency_merge_token(ngx_conf_t *cf,
     ngx_http_idempotency_loc_conf_t *prev,
     ngx_http_idempotency_loc_conf_t *conf);
+
+
+/* ngx_http_idempotency_guard.c: what a request holds of resources */
+
+/*
+ * Takes all guards of the location, then the request is OWNED.  Entered again
+ * when the store has answered.  Returns what a phase handler returns.
+ */
+ngx_int_t ngx_http_idempotency_guard(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+
+/*
+ * The claim has ended, as ctx->guards->fate says: so do those that are held.
+ * NGX_AGAIN: committed() is called when the store has answered for all.
+ */
+ngx_int_t ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx);
+
+/* The same without waiting, also for those that are only asked for. */
+void ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx);
+
+void ngx_http_idempotency_guards_renew(ngx_http_idempotency_ctx_t *ctx);
+
+
+/* ngx_http_idempotency_guard_conf.c: their directives */
+
+char *ngx_http_idempotency_serialize(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_sequence(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_states(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_state(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_idempotency_version(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* All has been read: machines that were used must be there. */
+char *ngx_http_idempotency_guards_end(ngx_conf_t *cf,
+    ngx_http_idempotency_main_conf_t *imcf);
+
+void ngx_http_idempotency_guards_create(ngx_http_idempotency_loc_conf_t *conf);
+void ngx_http_idempotency_guards_merge(ngx_http_idempotency_loc_conf_t *prev,
+    ngx_http_idempotency_loc_conf_t *conf);
+
+/* The line of a state; NULL: it leads nowhere, or is none. */
+ngx_http_idempotency_place_of_t *ngx_http_idempotency_machine_find(
+    const ngx_http_idempotency_machine_t *ma, const ngx_str_t *name);
+
+/* Whether it lists that move; from an empty state: from the first one. */
+ngx_uint_t ngx_http_idempotency_machine_moves(
+    const ngx_http_idempotency_machine_t *ma, const ngx_str_t *from,
+    ngx_str_t *to);
 
 
 /* ngx_http_idempotency_redis.c: the directive and what it declares */

@@ -98,7 +98,7 @@ ngx_http_idempotency_header_filter(ngx_http_request_t *r)
 
     ngx_http_idempotency_response_init(r, ctx);
 
-    if (ctx->ilcf->dry_run) {
+    if (ctx->ilcf->dry_run || ctx->anonymous) {
         return ngx_http_idempotency_pass_header(r, ctx);
     }
 

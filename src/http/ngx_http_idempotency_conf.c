@@ -60,6 +60,8 @@ ngx_http_idempotency_create_main_conf(ngx_conf_t *cf)
 
     if (ngx_array_init(&imcf->stores, cf->pool, 1, sizeof(ngx_idem_store_t *))
         != NGX_OK
+        || ngx_array_init(&imcf->machines, cf->pool, 1, sizeof(void *))
+           != NGX_OK
         || ngx_array_init(&imcf->redis, cf->pool, 1, sizeof(void *))
            != NGX_OK
         || ngx_array_init(&imcf->json, cf->pool, 1, sizeof(ngx_array_t))
@@ -77,6 +79,10 @@ ngx_http_idempotency_create_main_conf(ngx_conf_t *cf)
 char *
 ngx_http_idempotency_init_main_conf(ngx_conf_t *cf, void *conf)
 {
+    if (ngx_http_idempotency_guards_end(cf, conf) != NGX_CONF_OK) {
+        return NGX_CONF_ERROR;
+    }
+
 #if (NGX_HAVE_HIREDIS)
 
     return ngx_http_idempotency_redis_end(cf, conf);
@@ -132,6 +138,9 @@ ngx_http_idempotency_unset_loc_conf(ngx_http_idempotency_loc_conf_t *conf)
     conf->bypass = NGX_CONF_UNSET_PTR;
 
     conf->valid = NGX_CONF_UNSET_PTR;
+
+    ngx_http_idempotency_guards_create(conf);
+
     conf->lease = NGX_CONF_UNSET_MSEC;
     conf->wait = NGX_CONF_UNSET_MSEC;
     conf->waiters = NGX_CONF_UNSET_UINT;
@@ -392,6 +401,8 @@ static void
 ngx_http_idempotency_merge_lifetimes(ngx_http_idempotency_loc_conf_t *prev,
     ngx_http_idempotency_loc_conf_t *conf)
 {
+    ngx_http_idempotency_guards_merge(prev, conf);
+
     ngx_conf_merge_ptr_value(conf->valid, prev->valid, NULL);
 
     conf->lifetimes.ttl_s = NGX_IDEM_TTL_DEFAULT;

@@ -244,6 +244,42 @@ ngx_command_t  ngx_http_idempotency_commands[] = {
       offsetof(ngx_http_idempotency_loc_conf_t, pass),
       NULL },
 
+    { ngx_string("idempotency_serialize"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE123,
+      ngx_http_idempotency_serialize,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("idempotency_sequence"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE123,
+      ngx_http_idempotency_sequence,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("idempotency_states"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE1,
+      ngx_http_idempotency_states,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("idempotency_state"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE1|NGX_CONF_TAKE3
+                                   |NGX_CONF_TAKE4,
+      ngx_http_idempotency_state,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("idempotency_version"),
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE12,
+      ngx_http_idempotency_version,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("idempotency_replay_header"),
       NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE12,
       ngx_http_idempotency_replay_header,

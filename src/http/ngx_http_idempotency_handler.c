@@ -21,6 +21,8 @@ static ngx_int_t ngx_http_idempotency_identify(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e *why);
 static ngx_int_t ngx_http_idempotency_identified(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_int_t rc, ngx_idem_stat_e why);
+static ngx_int_t ngx_http_idempotency_anonymous(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_join(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_array_t *keys);
 static ngx_int_t ngx_http_idempotency_claim(ngx_http_request_t *r,
@@ -40,7 +42,6 @@ static ngx_int_t ngx_http_idempotency_unstored(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_wait(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
-static ngx_int_t ngx_http_idempotency_attend(ngx_http_request_t *r);
 static void ngx_http_idempotency_called(ngx_idem_op_t *op);
 static void ngx_http_idempotency_wait_handler(ngx_event_t *ev);
 static void ngx_http_idempotency_resume(ngx_http_idempotency_ctx_t *ctx);
@@ -213,6 +214,7 @@ ngx_http_idempotency_admitted(ngx_http_request_t *r,
     case NGX_HTTP_IDEMPOTENCY_READING:
     case NGX_HTTP_IDEMPOTENCY_CLAIMING:
     case NGX_HTTP_IDEMPOTENCY_WAITING:
+    case NGX_HTTP_IDEMPOTENCY_GUARDING:
         return NGX_DONE;
 
     case NGX_HTTP_IDEMPOTENCY_READY:
@@ -223,6 +225,9 @@ ngx_http_idempotency_admitted(ngx_http_request_t *r,
 
     case NGX_HTTP_IDEMPOTENCY_CHECKING:
         return ngx_http_idempotency_check_again(r, ctx);
+
+    case NGX_HTTP_IDEMPOTENCY_GUARDED:
+        return ngx_http_idempotency_guard(r, ctx);
 
     case NGX_HTTP_IDEMPOTENCY_OWNED:
     case NGX_HTTP_IDEMPOTENCY_CAPTURING:
@@ -445,6 +450,10 @@ static ngx_int_t
 ngx_http_idempotency_identified(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_int_t rc, ngx_idem_stat_e why)
 {
+    if (rc == NGX_DECLINED && ctx->ilcf->guarded) {
+        rc = ngx_http_idempotency_anonymous(r, ctx);
+    }
+
     if (rc == NGX_OK) {
         return ngx_http_idempotency_read_body(r, ctx);
     }
@@ -455,6 +464,33 @@ ngx_http_idempotency_identified(ngx_http_request_t *r,
     }
 
     return ngx_http_idempotency_refuse(r, ctx, why);
+}
+
+
+/*
+ * Without a key there is no duplicate, but there may be others who change the
+ * same resource.  The claim is for an identity that nobody will ask for again.
+ */
+
+static ngx_int_t
+ngx_http_idempotency_anonymous(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_http_idempotency_main_conf_t  *imcf;
+
+    imcf = ngx_http_get_module_main_conf(r, ngx_http_idempotency_module);
+
+    ctx->anonymous = 1;
+    ctx->op.local = 1;
+
+    if (ngx_http_idempotency_random(imcf, ctx->op.identity,
+                                    NGX_IDEM_DIGEST_LEN)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_idempotency_fingerprint_start(r, ctx);
 }
 
 
@@ -695,6 +731,12 @@ ngx_int_t
 ngx_http_idempotency_own(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
 {
+    if (ctx->ilcf->guarded
+        && (ctx->guards == NULL || ctx->guards->at < ctx->guards->n))
+    {
+        return ngx_http_idempotency_guard(r, ctx);
+    }
+
     ctx->method = r->method;
     ctx->http_version = r->http_version;
     ctx->ahead = ngx_http_idempotency_count_fields(&r->headers_out.headers);
@@ -836,7 +878,7 @@ ngx_http_idempotency_wait(ngx_http_request_t *r,
 
 /* Parked in the phases: only the client's leaving is of interest. */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_idempotency_attend(ngx_http_request_t *r)
 {
     r->read_event_handler = ngx_http_test_reading;

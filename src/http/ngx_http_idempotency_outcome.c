@@ -197,7 +197,12 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
         ngx_del_timer(&ctx->event);
     }
 
-    if (fate == NGX_IDEM_FATE_RELEASE) {
+    if (ctx->guards) {
+        ctx->guards->fate = fate;
+        ctx->guards->settled = 1;
+    }
+
+    if (fate == NGX_IDEM_FATE_RELEASE || ctx->anonymous) {
         op->rc = st->verbs->release(st, op);
 
     } else {
@@ -211,6 +216,11 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
     }
 
     NGX_IDEM_POINT("settled");
+
+    if (ctx->guards && ngx_http_idempotency_guards_leave(ctx) == NGX_AGAIN) {
+        ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_COMMITTING);
+        return NGX_AGAIN;
+    }
 
     ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
     ngx_http_idempotency_settled(ctx);
@@ -229,6 +239,10 @@ ngx_http_idempotency_settle_now(ngx_http_idempotency_ctx_t *ctx,
         st = ctx->ilcf->store;
         st->verbs->cancel(st, &ctx->op);
 
+        if (ctx->guards) {
+            ngx_http_idempotency_guards_let_go(ctx);
+        }
+
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
     }
 }
@@ -242,6 +256,10 @@ ngx_http_idempotency_committed(ngx_http_idempotency_ctx_t *ctx)
     ngx_http_request_t  *r;
 
     r = ctx->request;
+
+    if (ctx->guards && ngx_http_idempotency_guards_leave(ctx) == NGX_AGAIN) {
+        return;
+    }
 
     ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_COMMITTED);
     ngx_http_idempotency_settled(ctx);
@@ -396,6 +414,11 @@ ngx_http_idempotency_cleanup(void *data)
         ngx_http_idempotency_put_back(ctx);
         break;
 
+    case NGX_HTTP_IDEMPOTENCY_GUARDED:
+    case NGX_HTTP_IDEMPOTENCY_GUARDING:
+        ngx_http_idempotency_settle_now(ctx, NGX_IDEM_FATE_RELEASE, 0);
+        break;
+
     case NGX_HTTP_IDEMPOTENCY_OWNED:
     case NGX_HTTP_IDEMPOTENCY_CAPTURING:
     case NGX_HTTP_IDEMPOTENCY_PASSING:
@@ -411,6 +434,10 @@ ngx_http_idempotency_cleanup(void *data)
     case NGX_HTTP_IDEMPOTENCY_REJECTED:
     case NGX_HTTP_IDEMPOTENCY_ALOOF:
         break;
+    }
+
+    if (ctx->guards) {
+        ngx_http_idempotency_guards_let_go(ctx);
     }
 
     if (ctx->event.timer_set) {
@@ -465,6 +492,10 @@ ngx_http_idempotency_renew_handler(ngx_event_t *ev)
 
     ctx = ev->data;
     st = ctx->ilcf->store;
+
+    if (ctx->guards) {
+        ngx_http_idempotency_guards_renew(ctx);
+    }
 
     if (st->verbs->renew(st, &ctx->op) == NGX_OK
         && ctx->op.verdict == NGX_IDEM_LOST)

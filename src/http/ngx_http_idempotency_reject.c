@@ -149,6 +149,43 @@ static const ngx_http_idempotency_problem_t
 };
 
 
+static const ngx_http_idempotency_problem_t
+                                        ngx_http_idempotency_resource_busy = {
+    NGX_HTTP_CONFLICT,
+    ngx_string("The resource is busy"),
+    ngx_string("Another request changes the same resource. Nothing was "
+               "carried out; send the request again later."),
+    1, 1
+};
+
+static const ngx_http_idempotency_problem_t
+                                         ngx_http_idempotency_out_of_order = {
+    NGX_HTTP_CONFLICT,
+    ngx_string("The request comes out of order"),
+    ngx_string("The resource has gone on, or is not yet where this request "
+               "could follow. Nothing was carried out."),
+    0, 0
+};
+
+static const ngx_http_idempotency_problem_t
+                                        ngx_http_idempotency_stale_version = {
+    NGX_HTTP_PRECONDITION_FAILED,
+    ngx_string("The resource has another version"),
+    ngx_string("The field If-Match names a version that the resource does "
+               "not have any more. Nothing was carried out."),
+    0, 0
+};
+
+static const ngx_http_idempotency_problem_t
+                                     ngx_http_idempotency_version_required = {
+    428,
+    ngx_string("A version is required"),
+    ngx_string("This operation needs the field If-Match, with the entity tag "
+               "of the version that is to be changed."),
+    0, 0
+};
+
+
 ngx_int_t
 ngx_http_idempotency_reject(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx)
@@ -208,7 +245,12 @@ ngx_http_idempotency_problem(ngx_http_idempotency_ctx_t *ctx)
                                              &ngx_http_idempotency_not_stored,
         [NGX_IDEM_STAT_STORE_FULL] = &ngx_http_idempotency_store_full,
         [NGX_IDEM_STAT_STORE_UNAVAILABLE] =
-                                      &ngx_http_idempotency_store_unavailable
+                                      &ngx_http_idempotency_store_unavailable,
+        [NGX_IDEM_STAT_RESOURCE_BUSY] = &ngx_http_idempotency_resource_busy,
+        [NGX_IDEM_STAT_OUT_OF_ORDER] = &ngx_http_idempotency_out_of_order,
+        [NGX_IDEM_STAT_STALE_VERSION] = &ngx_http_idempotency_stale_version,
+        [NGX_IDEM_STAT_VERSION_REQUIRED] =
+                                       &ngx_http_idempotency_version_required
     };
 
     if (ctx->told == NGX_IDEM_STAT_OUTCOME_UNKNOWN && ctx->ilcf->check) {

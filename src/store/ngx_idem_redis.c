@@ -30,7 +30,7 @@ static const ngx_idem_verbs_t  ngx_idem_redis_verbs = {
     ngx_idem_redis_snapshot,
     ngx_idem_redis_begin,
     ngx_idem_redis_end,
-    ngx_idem_redis_tick
+    ngx_idem_redis_tick, NULL, NULL, NULL, NULL
 };
 
 

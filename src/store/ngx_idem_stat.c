@@ -24,6 +24,11 @@ const ngx_str_t  ngx_idem_stat_names[NGX_IDEM_STAT_N] = {
     ngx_string("response_not_stored"),
     ngx_string("store_full"),
     ngx_string("store_unavailable"),
+    ngx_string("resource_busy"),
+    ngx_string("out_of_order"),
+    ngx_string("stale_version"),
+    ngx_string("version_required"),
+    ngx_string("acknowledged"),
     ngx_string("bypass"),
     ngx_string("unprotected"),
 

@@ -138,10 +138,11 @@ struct ngx_idem_op_s {
  *             CHECK  held, but the one before has vanished: op->value, and
  *                    op->pending is what that one was about to do; it stays
  *                    in the guard until mark or leave
- *             BUSY   somebody else holds it.  With op->max_waiters > 0, op joins
- *                    the queue if that is shorter, and is parked.  When the
- *                    handler comes it may be op's turn: hold is called again,
- *                    and answers OWNED or CHECK, or parks it in its old place
+ *             BUSY   somebody else holds it.  With op->max_waiters > 0, op
+ *                    joins the queue if that is shorter, and is parked.  When
+ *                    the handler comes it may be op's turn: hold is called
+ *                    again, and answers OWNED or CHECK, or parks it in its
+ *                    old place
  *             FULL   no room
  *           Whoever holds it and asks again is answered as before.  The guard
  *           goes from one in the queue to the next, in order of arrival; one
@@ -149,9 +150,9 @@ struct ngx_idem_op_s {
  * mark      held: op->value and op->pending are what is in it from now on.
  *           OWNED or LOST.
  * leave     held no more: op->value is what is known from now on (empty:
- *           nothing), op->pending stays in it (empty: nothing is in doubt), both
- *           for op->outcome.ttl_s.  The next in the queue has it.  ABSENT or
- *           LOST.
+ *           nothing), op->pending stays in it (empty: nothing is in doubt),
+ *           both for op->outcome.ttl_s.  The next in the queue has it.  ABSENT
+ *           or LOST.
  * cancel    of an op that is parked for a guard: leaves the queue, and gives
  *           the guard on if it had been given to op meanwhile.
  * look      what a record is, without a claim: ABSENT, BUSY, DONE, UNSTORED or

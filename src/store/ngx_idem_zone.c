@@ -78,7 +78,7 @@ const ngx_idem_verbs_t  ngx_idem_zone_verbs = {
     ngx_idem_zone_snapshot,
     ngx_idem_zone_begin,
     ngx_idem_zone_end,
-    ngx_idem_zone_tick
+    ngx_idem_zone_tick, NULL, NULL, NULL, NULL
 };
 
 
