@@ -129,8 +129,8 @@ struct ngx_idem_op_s {
  *
  * A guard is what requests hold that change one resource (see
  * core/ngx_idem_guard.h).  Its identity is the resource's; nothing but these
- * verbs, renew and cancel is called with it.  It is not cached: with a Redis it
- * is there alone, unless op->local is set.
+ * verbs, renew and cancel is called with it.  It is not cached: with a Redis
+ * it is there alone, unless op->local is set.
  *
  * hold      asks for the guard, for op->lease_ms, with op->pending for what
  *           the caller is about to do.
