@@ -122,6 +122,37 @@ ngx_idem_arena_give(ngx_idem_arena_t *ar, uint32_t last, uint32_t n)
 }
 
 
+void
+ngx_idem_arena_cut(ngx_idem_arena_t *ar, uint32_t last, uint32_t end)
+{
+    uint32_t  first, second;
+
+    first = ngx_idem_arena_next(ar, last);
+    second = ngx_idem_arena_next(ar, end);
+
+    ar->links[end] = first;
+
+    NGX_IDEM_POINT("cut");
+
+    ngx_memory_barrier();
+
+    ar->links[last] = second;
+}
+
+
+uint32_t
+ngx_idem_arena_nth(ngx_idem_arena_t *ar, uint32_t last, uint32_t n)
+{
+    uint32_t  i;
+
+    for (i = last; n; n--) {
+        i = ngx_idem_arena_next(ar, i);
+    }
+
+    return i;
+}
+
+
 uint32_t
 ngx_idem_arena_count(ngx_idem_arena_t *ar, uint32_t last)
 {

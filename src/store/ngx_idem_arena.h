@@ -103,6 +103,16 @@ uint32_t ngx_idem_arena_extend(ngx_idem_arena_t *ar, uint32_t *last,
 /* Gives back a chain of n blocks; nothing if it is nil. */
 void ngx_idem_arena_give(ngx_idem_arena_t *ar, uint32_t last, uint32_t n);
 
+/*
+ * Makes two chains of the one that ends with last: the first ends with end, a
+ * block of it, the second with last.  At every moment end names a whole ring
+ * in which all of the first is.
+ */
+void ngx_idem_arena_cut(ngx_idem_arena_t *ar, uint32_t last, uint32_t end);
+
+/* The n-th block of a chain, from 1. */
+uint32_t ngx_idem_arena_nth(ngx_idem_arena_t *ar, uint32_t last, uint32_t n);
+
 /* Blocks of a chain, counted. */
 uint32_t ngx_idem_arena_count(ngx_idem_arena_t *ar, uint32_t last);
 

@@ -92,7 +92,9 @@ typedef struct {
     ngx_uint_t              done;
     ngx_uint_t              unstored;
     ngx_uint_t              unknown;
-    ngx_uint_t              waiting;    /* waiters on all keys */
+    ngx_uint_t              held;       /* guards that somebody holds */
+    ngx_uint_t              known;      /* others: something is known */
+    ngx_uint_t              waiting;    /* waiters on all keys and guards */
     ngx_idem_redis_stat_t  *redis;      /* NULL: there is none behind it */
 } ngx_idem_snapshot_t;
 

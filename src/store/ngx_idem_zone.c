@@ -19,26 +19,12 @@
 #define NGX_IDEM_ZONE_CALL  16384
 
 
-/* Whether the owner of a claim that is in the way lives. */
-
-typedef struct {
-    uint64_t               fence;
-    ngx_idem_worker_id_t   owner;
-    unsigned               ask:1;
-    unsigned               dead:1;
-} ngx_idem_zone_doubt_t;
-
-
 static ngx_int_t ngx_idem_zone_claim(ngx_idem_store_t *st, ngx_idem_op_t *op);
 static void ngx_idem_zone_claim_locked(ngx_idem_zone_t *zn,
     ngx_idem_op_t *op, ngx_idem_zone_doubt_t *db);
-static uint32_t ngx_idem_zone_record_locked(ngx_idem_zone_t *zn,
-    ngx_idem_op_t *op);
 static ngx_idem_verdict_e ngx_idem_zone_decide_locked(ngx_idem_zone_t *zn,
     ngx_idem_op_t *op, ngx_idem_entry_t *en);
 static void ngx_idem_zone_new_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op);
-static ngx_uint_t ngx_idem_zone_doubtful_locked(ngx_idem_zone_t *zn,
-    uint32_t i, ngx_idem_zone_doubt_t *db);
 static void ngx_idem_zone_park_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
     uint32_t i);
 static void ngx_idem_zone_pin_locked(ngx_idem_zone_t *zn, uint32_t i);
@@ -56,8 +42,11 @@ static void ngx_idem_zone_end_locked(ngx_idem_zone_t *zn, uint32_t i,
     ngx_idem_op_t *op, const ngx_idem_outcome_t *oc);
 static ngx_int_t ngx_idem_zone_release(ngx_idem_store_t *st,
     ngx_idem_op_t *op);
-static uint32_t ngx_idem_zone_own_locked(ngx_idem_zone_t *zn,
-    ngx_idem_op_t *op);
+
+static ngx_int_t ngx_idem_zone_look(ngx_idem_store_t *st, ngx_idem_op_t *op);
+static void ngx_idem_zone_seen_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
+    ngx_idem_zone_doubt_t *db);
+static ngx_idem_verdict_e ngx_idem_zone_verdict(ngx_uint_t state);
 
 static void ngx_idem_zone_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op);
 static ngx_uint_t ngx_idem_zone_ended(ngx_idem_zone_t *zn, ngx_idem_op_t *op);
@@ -78,7 +67,11 @@ const ngx_idem_verbs_t  ngx_idem_zone_verbs = {
     ngx_idem_zone_snapshot,
     ngx_idem_zone_begin,
     ngx_idem_zone_end,
-    ngx_idem_zone_tick, NULL, NULL, NULL, NULL
+    ngx_idem_zone_tick,
+    ngx_idem_zone_hold,
+    ngx_idem_zone_mark,
+    ngx_idem_zone_leave,
+    ngx_idem_zone_look
 };
 
 
@@ -148,7 +141,7 @@ ngx_idem_zone_claim_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
 
     if (op->verdict == NGX_IDEM_BUSY) {
 
-        if (ngx_idem_zone_doubtful_locked(zn, i, db)) {
+        if (ngx_idem_zone_doubtful_locked(zn, i, db) == NGX_AGAIN) {
             return;
         }
 
@@ -179,7 +172,7 @@ ngx_idem_zone_claim_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
 }
 
 
-static uint32_t
+uint32_t
 ngx_idem_zone_record_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
 {
     uint32_t  i;
@@ -273,9 +266,7 @@ ngx_idem_zone_new_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
 }
 
 
-/* Whether it is to be asked first if the owner lives. */
-
-static ngx_uint_t
+ngx_int_t
 ngx_idem_zone_doubtful_locked(ngx_idem_zone_t *zn, uint32_t i,
     ngx_idem_zone_doubt_t *db)
 {
@@ -287,29 +278,29 @@ ngx_idem_zone_doubtful_locked(ngx_idem_zone_t *zn, uint32_t i,
     self = ngx_idem_worker_self(zn->worker);
 
     if (owner.slot == self.slot && owner.epoch == self.epoch) {
-        return 0;
+        return NGX_OK;
     }
 
     if (db->fence != h->entry.fence) {
         db->fence = h->entry.fence;
         db->owner = owner;
         db->ask = 1;
-        return 1;
+        return NGX_AGAIN;
     }
 
     if (db->dead) {
         ngx_idem_zone_orphan_locked(zn, i);
+        return NGX_DONE;
     }
 
-    return 0;
+    return NGX_OK;
 }
 
 
 static void
 ngx_idem_zone_park_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op, uint32_t i)
 {
-    ngx_idem_head_t       *h;
-    ngx_idem_worker_id_t   self;
+    ngx_idem_head_t  *h;
 
     h = ngx_idem_zone_head(zn, i);
 
@@ -317,11 +308,7 @@ ngx_idem_zone_park_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op, uint32_t i)
         return;
     }
 
-    self = ngx_idem_worker_self(zn->worker);
-
-    if (self.slot < NGX_IDEM_WORKERS) {
-        zn->sb->waiting_workers |= (uint64_t) 1 << self.slot;
-    }
+    ngx_idem_zone_listen_locked(zn);
 
     h->nwaiters++;
     zn->sb->waiting++;
@@ -329,8 +316,22 @@ ngx_idem_zone_park_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op, uint32_t i)
     /* op->fence is that of the claim already */
 
     op->place = i;
+    op->guard = 0;
 
     ngx_idem_waiter_park(&zn->waiters, op);
+}
+
+
+void
+ngx_idem_zone_listen_locked(ngx_idem_zone_t *zn)
+{
+    ngx_idem_worker_id_t  self;
+
+    self = ngx_idem_worker_self(zn->worker);
+
+    if (self.slot < NGX_IDEM_WORKERS) {
+        zn->sb->waiting_workers |= (uint64_t) 1 << self.slot;
+    }
 }
 
 
@@ -419,7 +420,10 @@ ngx_idem_zone_fetch_unpinned(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
 }
 
 
-/* The end of a lease is one store, and thereby true. */
+/*
+ * The end of a lease is one store, and thereby true.  That of a guard is
+ * nothing else.
+ */
 
 static ngx_int_t
 ngx_idem_zone_renew(ngx_idem_store_t *st, ngx_idem_op_t *op)
@@ -436,11 +440,16 @@ ngx_idem_zone_renew(ngx_idem_store_t *st, ngx_idem_op_t *op)
         return NGX_ERROR;
     }
 
-    i = ngx_idem_zone_own_locked(zn, op);
+    i = ngx_idem_zone_own_locked(zn, op, NGX_IDEM_STATE_RUNNING);
+
+    if (i == NGX_IDEM_NIL) {
+        i = ngx_idem_zone_own_locked(zn, op, NGX_IDEM_ZONE_HELD);
+    }
 
     if (i != NGX_IDEM_NIL) {
         h = ngx_idem_zone_head(zn, i);
         en = h->entry;
+        en.state = NGX_IDEM_STATE_RUNNING;
 
         op->verdict = ngx_idem_lease_renew(&en, op->owner, op->lease_ms,
                                            zn->now_ms);
@@ -489,7 +498,7 @@ ngx_idem_zone_complete(ngx_idem_store_t *st, ngx_idem_op_t *op)
             return NGX_ERROR;
         }
 
-        i = ngx_idem_zone_own_locked(zn, op);
+        i = ngx_idem_zone_own_locked(zn, op, NGX_IDEM_STATE_RUNNING);
         n = (i == NGX_IDEM_NIL) ? left : ngx_min(left, NGX_IDEM_ZONE_PAGE);
 
         if (i != NGX_IDEM_NIL && n
@@ -614,7 +623,7 @@ ngx_idem_zone_release(ngx_idem_store_t *st, ngx_idem_op_t *op)
         return NGX_ERROR;
     }
 
-    i = ngx_idem_zone_own_locked(zn, op);
+    i = ngx_idem_zone_own_locked(zn, op, NGX_IDEM_STATE_RUNNING);
 
     if (i != NGX_IDEM_NIL) {
         en = ngx_idem_zone_head(zn, i)->entry;
@@ -630,8 +639,9 @@ ngx_idem_zone_release(ngx_idem_store_t *st, ngx_idem_op_t *op)
 }
 
 
-static uint32_t
-ngx_idem_zone_own_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
+uint32_t
+ngx_idem_zone_own_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
+    ngx_uint_t state)
 {
     uint32_t           i;
     ngx_idem_entry_t  *en;
@@ -644,13 +654,105 @@ ngx_idem_zone_own_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
 
     en = &ngx_idem_zone_head(zn, i)->entry;
 
-    if (en->state != NGX_IDEM_STATE_RUNNING
+    if (en->state != state
         || ngx_memcmp(en->owner, op->owner, NGX_IDEM_OWNER_LEN) != 0)
     {
         return NGX_IDEM_NIL;
     }
 
     return i;
+}
+
+
+static ngx_int_t
+ngx_idem_zone_look(ngx_idem_store_t *st, ngx_idem_op_t *op)
+{
+    ngx_idem_zone_t        *zn;
+    ngx_idem_zone_doubt_t   db;
+
+    zn = (ngx_idem_zone_t *) st;
+    op->by = st->kind;
+
+    ngx_memzero(&db, sizeof(ngx_idem_zone_doubt_t));
+
+    for ( ;; ) {
+
+        if (ngx_idem_zone_lock(zn) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        ngx_idem_zone_seen_locked(zn, op, &db);
+
+        ngx_idem_zone_unlock(zn);
+
+        if (!db.ask) {
+            return NGX_OK;
+        }
+
+        db.ask = 0;
+        db.dead = !ngx_idem_worker_alive(zn->worker, db.owner);
+    }
+}
+
+
+static void
+ngx_idem_zone_seen_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
+    ngx_idem_zone_doubt_t *db)
+{
+    uint32_t           i;
+    ngx_idem_entry_t  *en;
+
+    op->verdict = NGX_IDEM_ABSENT;
+    op->status = 0;
+    op->age_ms = 0;
+    op->dry = 0;
+
+    i = ngx_idem_zone_record_locked(zn, op);
+
+    if (i == NGX_IDEM_NIL) {
+        return;
+    }
+
+    en = &ngx_idem_zone_head(zn, i)->entry;
+
+    if (en->state == NGX_IDEM_STATE_RUNNING
+        && ngx_idem_zone_doubtful_locked(zn, i, db) == NGX_AGAIN)
+    {
+        return;
+    }
+
+    op->verdict = ngx_idem_zone_verdict(en->state);
+
+    if (op->verdict != NGX_IDEM_ABSENT) {
+        op->status = en->status;
+        op->dry = en->dry;
+        op->age_ms = ngx_idem_lease_age_ms(en, zn->now_ms);
+    }
+}
+
+
+static ngx_idem_verdict_e
+ngx_idem_zone_verdict(ngx_uint_t state)
+{
+    if (state == NGX_IDEM_STATE_RUNNING) {
+        return NGX_IDEM_BUSY;
+    }
+
+    if (state == NGX_IDEM_STATE_DONE) {
+        return NGX_IDEM_DONE;
+    }
+
+    if (state == NGX_IDEM_STATE_UNSTORED) {
+        return NGX_IDEM_UNSTORED;
+    }
+
+    if (state == NGX_IDEM_STATE_UNKNOWN) {
+        return NGX_IDEM_UNKNOWN;
+    }
+
+    /* a guard is no record */
+
+    return NGX_IDEM_ABSENT;
 }
 
 
@@ -674,7 +776,10 @@ ngx_idem_zone_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op)
 
     h = ngx_idem_zone_head(zn, op->place);
 
-    if (!ngx_idem_zone_ended(zn, op) && h->nwaiters) {
+    if (op->guard) {
+        ngx_idem_zone_unqueue_locked(zn, op);
+
+    } else if (!ngx_idem_zone_ended(zn, op) && h->nwaiters) {
         h->nwaiters--;
         zn->sb->waiting--;
     }
@@ -759,6 +864,10 @@ ngx_idem_zone_ended(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
     const volatile uint32_t         *link;
     const volatile ngx_idem_head_t  *h;
 
+    if (op->guard) {
+        return ngx_idem_zone_turn(zn, op);
+    }
+
     h = ngx_idem_zone_head(zn, op->place);
     link = &zn->arena.links[op->place];
 
@@ -814,6 +923,8 @@ ngx_idem_zone_snapshot(ngx_idem_store_t *st, ngx_idem_snapshot_t *sn)
     sn->done = sb->count[NGX_IDEM_STATE_DONE];
     sn->unstored = sb->count[NGX_IDEM_STATE_UNSTORED];
     sn->unknown = sb->count[NGX_IDEM_STATE_UNKNOWN];
+    sn->held = sb->count[NGX_IDEM_ZONE_HELD];
+    sn->known = sb->count[NGX_IDEM_ZONE_FREE];
     sn->waiting = sb->waiting;
 
     ngx_idem_zone_unlock(zn);

@@ -25,6 +25,9 @@ typedef struct {
 static const char *ngx_idem_zone_check_locked(ngx_idem_zone_t *zn);
 static const char *ngx_idem_zone_check_head(ngx_idem_zone_t *zn, uint32_t i,
     ngx_idem_zone_sums_t *sum);
+static const char *ngx_idem_zone_check_guard(ngx_idem_zone_t *zn, uint32_t i,
+    uint32_t blocks);
+static ngx_uint_t ngx_idem_zone_check_kind(ngx_uint_t k, ngx_uint_t state);
 static const char *ngx_idem_zone_check_queue(ngx_idem_zone_t *zn,
     ngx_uint_t k, ngx_idem_zone_sums_t *sum);
 static const char *ngx_idem_zone_check_free(ngx_idem_zone_t *zn,
@@ -145,7 +148,9 @@ ngx_idem_zone_check_head(ngx_idem_zone_t *zn, uint32_t i,
         return "a chain has not the length of its response";
     }
 
-    if (h->nwaiters && h->entry.state != NGX_IDEM_STATE_RUNNING) {
+    if (h->nwaiters && h->entry.state != NGX_IDEM_STATE_RUNNING
+        && h->entry.state != NGX_IDEM_ZONE_HELD)
+    {
         return "waiters wait for a claim that has ended";
     }
 
@@ -159,7 +164,43 @@ ngx_idem_zone_check_head(ngx_idem_zone_t *zn, uint32_t i,
         sum->evictable += 1 + blocks;
     }
 
-    return NULL;
+    return ngx_idem_zone_is_guard(h)
+               ? ngx_idem_zone_check_guard(zn, i, blocks) : NULL;
+}
+
+
+static const char *
+ngx_idem_zone_check_guard(ngx_idem_zone_t *zn, uint32_t i, uint32_t blocks)
+{
+    u_char             bytes[NGX_IDEM_GUARD_BYTES];
+    uint32_t           needed;
+    ngx_idem_head_t   *h;
+    ngx_idem_guard_t   gd;
+
+    h = ngx_idem_zone_head(zn, i);
+
+    if (ngx_idem_arena_blocks((size_t) h->entry.status) > blocks
+        || ngx_idem_zone_guard_read(zn, i, &gd, bytes) != NGX_OK)
+    {
+        return "a guard cannot be read";
+    }
+
+    if (h->nwaiters != gd.nqueue) {
+        return "the queue of a guard has another length";
+    }
+
+    needed = ngx_idem_zone_guard_blocks(h->entry.state, &gd);
+
+    if (h->entry.state == NGX_IDEM_ZONE_HELD) {
+        return (blocks >= needed) ? NULL
+                                  : "a holder has no room for what it leaves";
+    }
+
+    if (ngx_idem_guard_is_empty(&gd)) {
+        return "a free guard is empty";
+    }
+
+    return (blocks == needed) ? NULL : "a free guard has too many blocks";
 }
 
 
@@ -168,11 +209,8 @@ ngx_idem_zone_check_queue(ngx_idem_zone_t *zn, ngx_uint_t k,
     ngx_idem_zone_sums_t *sum)
 {
     uint32_t          i, prev;
-    ngx_uint_t        state;
     ngx_idem_head_t  *h;
 
-    state = (k < NGX_IDEM_ZONE_RUNNING) ? NGX_IDEM_STATE_RUNNING
-                                        : NGX_IDEM_STATE_UNKNOWN;
     prev = NGX_IDEM_NIL;
 
     for (i = zn->sb->queues[k].first; i != NGX_IDEM_NIL; i = h->next) {
@@ -189,11 +227,7 @@ ngx_idem_zone_check_queue(ngx_idem_zone_t *zn, ngx_uint_t k,
             return "a queue is broken";
         }
 
-        if (k < NGX_IDEM_ZONE_RUNNING + NGX_IDEM_ZONE_UNKNOWN
-                ? h->entry.state != state
-                : h->entry.state != NGX_IDEM_STATE_DONE
-                  && h->entry.state != NGX_IDEM_STATE_UNSTORED)
-        {
+        if (!ngx_idem_zone_check_kind(k, h->entry.state)) {
             return "a record is in a queue of another kind";
         }
 
@@ -206,6 +240,23 @@ ngx_idem_zone_check_queue(ngx_idem_zone_t *zn, ngx_uint_t k,
 
     return (zn->sb->queues[k].last == prev) ? NULL
                                             : "the end of a queue is wrong";
+}
+
+
+/* Whether a record of that state may be in that queue. */
+
+static ngx_uint_t
+ngx_idem_zone_check_kind(ngx_uint_t k, ngx_uint_t state)
+{
+    if (k < NGX_IDEM_ZONE_RUNNING) {
+        return state == NGX_IDEM_STATE_RUNNING || state == NGX_IDEM_ZONE_HELD;
+    }
+
+    if (k < NGX_IDEM_ZONE_RUNNING + NGX_IDEM_ZONE_UNKNOWN) {
+        return state == NGX_IDEM_STATE_UNKNOWN || state == NGX_IDEM_ZONE_FREE;
+    }
+
+    return state == NGX_IDEM_STATE_DONE || state == NGX_IDEM_STATE_UNSTORED;
 }
 
 

@@ -39,7 +39,9 @@ static const ngx_idem_zone_kind_t  ngx_idem_zone_kinds[] = {
       NGX_IDEM_ZONE_EVICTABLE },
     { NGX_IDEM_ZONE_RUNNING + NGX_IDEM_ZONE_UNKNOWN,    /* unstored */
       NGX_IDEM_ZONE_EVICTABLE },
-    { NGX_IDEM_ZONE_RUNNING, NGX_IDEM_ZONE_UNKNOWN }
+    { NGX_IDEM_ZONE_RUNNING, NGX_IDEM_ZONE_UNKNOWN },
+    { 0, NGX_IDEM_ZONE_RUNNING },                       /* held */
+    { NGX_IDEM_ZONE_RUNNING, NGX_IDEM_ZONE_UNKNOWN }    /* free */
 };
 
 
@@ -231,7 +233,9 @@ ngx_idem_zone_data_blocks(ngx_idem_zone_t *zn, uint32_t i)
 
     h = ngx_idem_zone_head(zn, i);
 
-    if (h->entry.state == NGX_IDEM_STATE_RUNNING) {
+    if (h->entry.state == NGX_IDEM_STATE_RUNNING
+        || ngx_idem_zone_is_guard(h))
+    {
         return ngx_idem_arena_count(&zn->arena, h->tail);
     }
 
@@ -250,6 +254,8 @@ ngx_idem_zone_rebuild_locked(ngx_idem_zone_t *zn)
 
     if (sb->saved.place) {
         *ngx_idem_zone_head(zn, sb->saved.place - 1) = sb->saved.head;
+
+        ngx_idem_zone_guard_restore_locked(zn);
 
         ngx_memory_barrier();
 
@@ -290,7 +296,10 @@ ngx_idem_zone_rebuild_locked(ngx_idem_zone_t *zn)
 
         ngx_idem_zone_enter_locked(zn, i);
 
-        if (h->entry.state != NGX_IDEM_STATE_RUNNING) {
+        if (ngx_idem_zone_is_guard(h)) {
+            ngx_idem_zone_guard_stir_locked(zn, i);
+
+        } else if (h->entry.state != NGX_IDEM_STATE_RUNNING) {
             h->nwaiters = 0;
         }
 

@@ -19,11 +19,27 @@
  * A worker may die at any instruction.  A record comes to be by the one store
  * that makes its block a head, and ceases by the one that makes it none.  A
  * head that changes is saved before; the one store that drops the saved copy
- * is what makes the change true.
+ * is what makes the change true.  A guard is saved with its bytes, as these
+ * change in their place.
  *
  * Records stand in queues, those of equal life in one, so that each queue is
  * in order of end.  There are queues for running, for unknown and for the
- * others: only these may be evicted.
+ * others: only these may be evicted.  A guard that is held stands with what is
+ * running, one that is free with what is unknown.
+ *
+ * A guard is a record in one of two more states.  The bytes of
+ * core/ngx_idem_guard.h are in its chain; of its entry
+ *
+ *   fingerprint  begins with its turn, which changes if one in the queue may
+ *                have lost its place without leaving it
+ *   owner        who holds it
+ *   until_ms     end of the lease, or of the guard
+ *   ttl_s        its life when it is free
+ *   status       how many bytes they are
+ *   dry          what is pending is an earlier holder's
+ *
+ * and nwaiters is the length of its queue.  While it is held, its chain has
+ * room for whatever the holder may leave in it.
  *
  * Who reads a response pins its record; what is pinned is not given back.
  */
@@ -35,19 +51,25 @@
 
 #include <pthread.h>
 
+#include "core/ngx_idem_guard.h"
 #include "store/ngx_idem_arena.h"
 #include "store/ngx_idem_waiter.h"
 #include "store/ngx_idem_zone.h"
 
 
-#define NGX_IDEM_ZONE_VERSION    1
+#define NGX_IDEM_ZONE_VERSION    2
 
 #define NGX_IDEM_ZONE_RUNNING    8              /* queues of each kind */
 #define NGX_IDEM_ZONE_UNKNOWN    8
 #define NGX_IDEM_ZONE_EVICTABLE  16
 #define NGX_IDEM_ZONE_QUEUES     32
 
-#define NGX_IDEM_ZONE_STATES     5
+/* States of an entry that the lease machine does not know, so leaves alone. */
+
+#define NGX_IDEM_ZONE_HELD       5
+#define NGX_IDEM_ZONE_FREE       6
+
+#define NGX_IDEM_ZONE_STATES     7
 
 #define NGX_IDEM_ZONE_FEW        16             /* records for a claim */
 #define NGX_IDEM_ZONE_MANY       64             /* records for a tick */
@@ -64,7 +86,7 @@ typedef struct {
     uint32_t                tail;               /* last data block, or nil */
 
     union {
-        ngx_idem_worker_id_t  worker;           /* running */
+        ngx_idem_worker_id_t  worker;           /* running, held */
         uint32_t              size;             /* else: bytes */
     } u;
 
@@ -93,8 +115,9 @@ typedef struct {
 
 typedef struct {
     uint32_t                place;
-    uint32_t                reserved;
+    uint32_t                size;               /* bytes, of a guard */
     ngx_idem_head_t         head;
+    uint8_t                 guard[NGX_IDEM_GUARD_BYTES];
 } ngx_idem_saved_t;
 
 
@@ -158,11 +181,46 @@ typedef struct {
 } ngx_idem_zone_t;
 
 
+/* Whether the owner of a claim that is in the way lives. */
+
+typedef struct {
+    uint64_t                fence;
+    ngx_idem_worker_id_t    owner;
+    unsigned                ask:1;
+    unsigned                dead:1;
+} ngx_idem_zone_doubt_t;
+
+
 extern const ngx_idem_verbs_t  ngx_idem_zone_verbs;
 
 
 #define ngx_idem_zone_head(zn, i)                                             \
     ((ngx_idem_head_t *) ngx_idem_arena_block(&(zn)->arena, i))
+
+#define ngx_idem_zone_is_guard(h)                                             \
+    ((h)->entry.state == NGX_IDEM_ZONE_HELD                                   \
+     || (h)->entry.state == NGX_IDEM_ZONE_FREE)
+
+
+/* ngx_idem_zone.c: the verbs of claims */
+
+/* The record of op's identity, after time has passed for it, or nil. */
+uint32_t ngx_idem_zone_record_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op);
+
+/* The same if it is in that state, and op owns it. */
+uint32_t ngx_idem_zone_own_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op,
+    ngx_uint_t state);
+
+/*
+ * Whether the owner of a running record lives.  NGX_OK: as far as we know.
+ * NGX_AGAIN: db->owner is to be asked about first, without the lock; db->dead
+ * is what it said.  NGX_DONE: it does not, and has lost it.
+ */
+ngx_int_t ngx_idem_zone_doubtful_locked(ngx_idem_zone_t *zn, uint32_t i,
+    ngx_idem_zone_doubt_t *db);
+
+/* This worker is told from now on what ends. */
+void ngx_idem_zone_listen_locked(ngx_idem_zone_t *zn);
 
 
 /* ngx_idem_zone_init.c: the memory and its lock */
@@ -206,7 +264,7 @@ void ngx_idem_zone_leave_locked(ngx_idem_zone_t *zn, uint32_t i);
 void ngx_idem_zone_enqueue_locked(ngx_idem_zone_t *zn, uint32_t i);
 void ngx_idem_zone_dequeue_locked(ngx_idem_zone_t *zn, uint32_t i);
 
-/* Data blocks of a record. */
+/* Data blocks of a record; those of a guard are counted. */
 uint32_t ngx_idem_zone_data_blocks(ngx_idem_zone_t *zn, uint32_t i);
 
 /* Makes all that is derived. */
@@ -245,6 +303,38 @@ ngx_int_t ngx_idem_zone_reclaim_locked(ngx_idem_zone_t *zn, uint32_t n);
 
 /* Looks at some of the running records for dead owners; takes the lock. */
 void ngx_idem_zone_sweep(ngx_idem_zone_t *zn);
+
+
+/* ngx_idem_zone_guard.c: guards, and their verbs */
+
+ngx_int_t ngx_idem_zone_hold(ngx_idem_store_t *st, ngx_idem_op_t *op);
+ngx_int_t ngx_idem_zone_mark(ngx_idem_store_t *st, ngx_idem_op_t *op);
+ngx_int_t ngx_idem_zone_leave(ngx_idem_store_t *st, ngx_idem_op_t *op);
+
+/* op, which was parked, leaves the queue, or gives the guard on. */
+void ngx_idem_zone_unqueue_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op);
+
+/*
+ * Whether a parked op is to ask again: the guard is its own, or it may have
+ * lost its place.  Also without the lock.
+ */
+ngx_uint_t ngx_idem_zone_turn(ngx_idem_zone_t *zn, ngx_idem_op_t *op);
+
+/* The same as for any record.  vanish: the holder did, its lease ended so. */
+ngx_int_t ngx_idem_zone_guard_pass_locked(ngx_idem_zone_t *zn, uint32_t i);
+void ngx_idem_zone_guard_orphan_locked(ngx_idem_zone_t *zn, uint32_t i);
+
+/* Reads a guard; gd points into bytes.  NGX_ERROR: these are no guard. */
+ngx_int_t ngx_idem_zone_guard_read(ngx_idem_zone_t *zn, uint32_t i,
+    ngx_idem_guard_t *gd, u_char bytes[NGX_IDEM_GUARD_BYTES]);
+
+/* Blocks that it is to have. */
+uint32_t ngx_idem_zone_guard_blocks(ngx_uint_t state,
+    const ngx_idem_guard_t *gd);
+
+/* Repair: a saved guard is as it was; whoever waits for one is to look. */
+void ngx_idem_zone_guard_restore_locked(ngx_idem_zone_t *zn);
+void ngx_idem_zone_guard_stir_locked(ngx_idem_zone_t *zn, uint32_t i);
 
 
 /* ngx_idem_zone_check.c, in tests only */

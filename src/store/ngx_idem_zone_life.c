@@ -134,6 +134,10 @@ ngx_idem_zone_pass_locked(ngx_idem_zone_t *zn, uint32_t i)
         return NGX_OK;
     }
 
+    if (ngx_idem_zone_is_guard(h)) {
+        return ngx_idem_zone_guard_pass_locked(zn, i);
+    }
+
     en = h->entry;
 
     if (ngx_idem_lease_expire(&en, zn->now_ms) == NGX_IDEM_STATE_ABSENT) {
@@ -156,45 +160,46 @@ ngx_idem_zone_pass_locked(ngx_idem_zone_t *zn, uint32_t i)
 
 /*
  * What is being read ends a queue's turn, and its time comes again.  A lease
- * that ends leads to a queue that has not had its turn yet.
+ * that ends leads to a queue that has not had its turn yet; but a guard that is
+ * given on, to any queue: who enters one says when it is due.
  */
 
 void
 ngx_idem_zone_expire_locked(ngx_idem_zone_t *zn, ngx_uint_t n)
 {
     uint32_t                i;
-    uint64_t                due_ms;
     ngx_uint_t              k;
     ngx_idem_head_t        *h;
+    ngx_idem_superblock_t  *sb;
     ngx_idem_zone_queue_t  *q;
 
-    if (zn->now_ms < zn->sb->due_ms) {
+    sb = zn->sb;
+
+    if (zn->now_ms < sb->due_ms) {
         return;
     }
 
-    due_ms = (uint64_t) -1;
+    sb->due_ms = (uint64_t) -1;
 
     for (k = 0; k < NGX_IDEM_ZONE_QUEUES; k++) {
-        q = &zn->sb->queues[k];
+        q = &sb->queues[k];
 
         for (i = q->first; i != NGX_IDEM_NIL; i = q->first) {
             h = ngx_idem_zone_head(zn, i);
 
             if (h->entry.until_ms > zn->now_ms || n == 0) {
-                due_ms = ngx_min(due_ms, h->entry.until_ms);
+                sb->due_ms = ngx_min(sb->due_ms, h->entry.until_ms);
                 break;
             }
 
             n--;
 
             if (ngx_idem_zone_pass_locked(zn, i) == NGX_OK && q->first == i) {
-                due_ms = ngx_min(due_ms, h->entry.until_ms);
+                sb->due_ms = ngx_min(sb->due_ms, h->entry.until_ms);
                 break;
             }
         }
     }
-
-    zn->sb->due_ms = due_ms;
 }
 
 
@@ -202,6 +207,11 @@ void
 ngx_idem_zone_orphan_locked(ngx_idem_zone_t *zn, uint32_t i)
 {
     ngx_idem_entry_t  en;
+
+    if (ngx_idem_zone_is_guard(ngx_idem_zone_head(zn, i))) {
+        ngx_idem_zone_guard_orphan_locked(zn, i);
+        return;
+    }
 
     en = ngx_idem_zone_head(zn, i)->entry;
 
@@ -462,7 +472,7 @@ ngx_idem_zone_look_locked(ngx_idem_zone_t *zn,
 
     if (i >= zn->sb->list.nblocks
         || !ngx_idem_arena_is_head(&zn->arena, i)
-        || ngx_idem_zone_head(zn, i)->entry.state != NGX_IDEM_STATE_RUNNING)
+        || ngx_idem_zone_head(zn, i)->queue >= NGX_IDEM_ZONE_RUNNING)
     {
         i = ngx_idem_zone_running_locked(zn, 0);
     }

@@ -20,6 +20,7 @@ static void test_point(const char *name);
 #include "store/ngx_idem_arena.c"
 #include "store/ngx_idem_waiter.c"
 #include "store/ngx_idem_zone.c"
+#include "store/ngx_idem_zone_guard.c"
 #include "store/ngx_idem_zone_index.c"
 #include "store/ngx_idem_zone_life.c"
 #include "store/ngx_idem_zone_init.c"
