@@ -173,7 +173,6 @@ static const char *
 ngx_idem_zone_check_guard(ngx_idem_zone_t *zn, uint32_t i, uint32_t blocks)
 {
     u_char             bytes[NGX_IDEM_GUARD_BYTES];
-    uint32_t           needed;
     ngx_idem_head_t   *h;
     ngx_idem_guard_t   gd;
 
@@ -189,18 +188,14 @@ ngx_idem_zone_check_guard(ngx_idem_zone_t *zn, uint32_t i, uint32_t blocks)
         return "the queue of a guard has another length";
     }
 
-    needed = ngx_idem_zone_guard_blocks(h->entry.state, &gd);
-
-    if (h->entry.state == NGX_IDEM_ZONE_HELD) {
-        return (blocks >= needed) ? NULL
-                                  : "a holder has no room for what it leaves";
-    }
-
-    if (ngx_idem_guard_is_empty(&gd)) {
+    if (h->entry.state == NGX_IDEM_ZONE_FREE && ngx_idem_guard_is_empty(&gd)) {
         return "a free guard is empty";
     }
 
-    return (blocks == needed) ? NULL : "a free guard has too many blocks";
+    /* more, if one died before it gave back what it needs no more */
+
+    return (blocks >= ngx_idem_zone_guard_blocks(h->entry.state, &gd))
+               ? NULL : "a guard has not the room that it needs";
 }
 
 

@@ -643,6 +643,9 @@ ngx_idem_zone_next_locked(ngx_idem_zone_t *zn, ngx_idem_zone_guard_t *g,
 
         if (slot < NGX_IDEM_WORKERS) {
             zn->sb->ended[slot] |= ngx_idem_waiter_bit(g->place);
+
+            NGX_IDEM_POINT("tell");
+
             zn->news.wake |= (uint64_t) 1 << slot;
             zn->news.any = 1;
         }
