@@ -313,7 +313,8 @@ test_held(request_t *rq, model_t *m)
     }
 
     if (op->value.len != m->value.len
-        || ngx_memcmp(op->value.data, m->texts[0], m->value.len) != 0)
+        || (m->value.len
+            && ngx_memcmp(op->value.data, m->texts[0], m->value.len) != 0))
     {
         test_wrong("another value");
     }
