@@ -94,6 +94,7 @@ static void test_leaves(void);
 static void test_waiter_dies(void);
 static void test_holder_dies(void);
 static void test_lease_ends(void);
+static void test_two_leases(void);
 static void test_lost_turn(void);
 static void test_limit(void);
 static void test_full(void);
@@ -187,6 +188,7 @@ main(void)
     test_waiter_dies();
     test_holder_dies();
     test_lease_ends();
+    test_two_leases();
     test_lost_turn();
     test_limit();
     test_full();
@@ -621,6 +623,47 @@ test_lease_ends(void)
     ngx_current_msec++;
     ngx_idem_zone_tick(&zn->store);
     tap_is(zn->sb->list.nfree, zn->sb->list.nblocks, "its time");
+
+    actor_whole(zn, "the zone is whole");
+    actor_close(zn);
+}
+
+
+/* Of two guards, one ends first, also if somebody joins its queue meanwhile. */
+
+static void
+test_two_leases(void)
+{
+    ngx_idem_op_t     first, second, op;
+    ngx_idem_zone_t  *zn;
+
+    zn = actor_open(SMALL, NGX_IDEM_FULL_REFUSE);
+    test_line[0] = '\0';
+
+    test_op(&first, 1, "");
+    (void) test_hold(zn, &first);
+    (void) test_leave(zn, &first, "v", "");
+    first.unknown_s = 1;
+    (void) test_hold(zn, &first);
+
+    ngx_current_msec++;
+    test_op(&second, 2, "");
+    second.identity[0] = 1;
+    (void) test_hold(zn, &second);
+
+    test_op(&op, 3, "");
+    op.unknown_s = 1;
+    (void) test_hold(zn, &op);
+
+    ngx_current_msec += LEASE_MS - 1;
+    ngx_idem_zone_tick(&zn->store);
+    tap_ok(strcmp(test_line, "3") == 0, "the one that is due ends");
+    (void) test_hold(zn, &op);
+
+    ngx_current_msec += LEASE_MS + (TTL_S - 1) * 1000;
+    ngx_idem_zone_tick(&zn->store);
+    tap_is(actor_snapshot(zn).known, 1,
+           "what is known lives no shorter for being held");
 
     actor_whole(zn, "the zone is whole");
     actor_close(zn);
