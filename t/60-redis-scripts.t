@@ -16,7 +16,7 @@ use Test::Idempotency::Resp;
 
 use constant HOUR => 3600 * 1000;           # ms
 
-my @verbs = qw(claim renew complete release load);
+my @verbs = qw(claim renew complete release load hold mark leave);
 my %text = map { $_ => slurp("src/store/lua/$_.lua") } @verbs;
 my %sha = map { $_ => sha1_hex($text{$_}) } @verbs;
 

@@ -61,6 +61,37 @@
  *           and life as an unknown; size is that of the record, which is empty
  *           unless asked for.  For people to look at.
  *
+ * hold      owner, lease, life of what is in it if the lease runs out, pending,
+ *           the queue's limit
+ *
+ *             O fence value pending                 held; pending as given
+ *             C fence value pending                 held; pending as found, by
+ *                                                   one who has vanished
+ *             B left place                          of the lease; in the queue,
+ *                                                   from 1; 0: not in it
+ *
+ *           Whoever holds it and asks again is answered as before, and the
+ *           lease begins anew.  Whoever waits asks again once a second, and
+ *           loses his place if he was not seen for 3 s: his node is dead.
+ *
+ * mark      owner, value, pending
+ *
+ *             O or L                                held or lost
+ *
+ * leave     owner, value, pending, life (0: of nothing), channel, back (0, 1:
+ *           as if it had not been asked for: a guard as it was found, or a
+ *           place in the queue; value, pending and life do not count)
+ *
+ *             A or L                                left or lost
+ *
+ *           If somebody waits, the guard is free for the first of those that
+ *           are alive, and his owner is published on the channel.  He is not
+ *           made its holder: he may be dead, and that shows in 3 s if he has to
+ *           ask, but only at the end of a lease if he need not.  Whoever comes
+ *           meanwhile stands behind him, on any node.
+ *
+ * renew is for guards, too.
+ *
  * complete and release publish the letter of their answer on the channel if
  * somebody waits.  Nobody is told when a lease ends: B says when to ask again.
  *
@@ -87,6 +118,22 @@
  * While running, the key lives for the lease and the life as an unknown; so
  * when it has no more than the latter left, the lease has ended, and the
  * record is unknown though nobody has written so.
+ *
+ * A guard is a string, too:
+ *
+ *      0   3  "G1" and the state: r held, d free
+ *      3  16  owner, the last one
+ *     19  32  zero
+ *     51   8  fence
+ *     59   8  life in ms of value and pending; held: once the lease is over
+ *     67   3  zero
+ *     70   1  "C": pending is what was found; else "O"
+ *     71      as in core/ngx_idem_guard.h; what is kept about a waiter is when
+ *             he was seen last, by the server's clock in ms, a double
+ *
+ * It is free, too, when its key has no more than that life left.  If there is
+ * pending in it then, whoever holds it next has to find out.  The key lives for
+ * 4 s at least if there are waiters, and is deleted if nothing is in it.
  */
 
 
@@ -103,6 +150,9 @@ typedef enum {
     NGX_IDEM_REDIS_COMPLETE,
     NGX_IDEM_REDIS_RELEASE,
     NGX_IDEM_REDIS_LOAD,
+    NGX_IDEM_REDIS_HOLD,
+    NGX_IDEM_REDIS_MARK,
+    NGX_IDEM_REDIS_LEAVE,
 
     NGX_IDEM_REDIS_SCRIPTS
 } ngx_idem_redis_verb_e;

@@ -2,7 +2,8 @@
 
 local key, owner, lease = KEYS[1], unpack(ARGV)
 local v = redis.call('GET', key)
-if not v or v:sub(1, 19) ~= 'I1r' .. owner then return { 'L' } end
+if not v or not v:find('^[IG]1r') or v:sub(4, 19) ~= owner then
+    return { 'L' } end
 
 local life = struct.unpack('>d', v, 60)
 if redis.call('PTTL', key) <= life then return { 'L' } end
