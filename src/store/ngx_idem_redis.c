@@ -30,7 +30,11 @@ static const ngx_idem_verbs_t  ngx_idem_redis_verbs = {
     ngx_idem_redis_snapshot,
     ngx_idem_redis_begin,
     ngx_idem_redis_end,
-    ngx_idem_redis_tick, NULL, NULL, NULL, NULL
+    ngx_idem_redis_tick,
+    ngx_idem_redis_hold,
+    ngx_idem_redis_mark,
+    ngx_idem_redis_leave,
+    ngx_idem_redis_look
 };
 
 
@@ -57,6 +61,11 @@ ngx_idem_redis_cancel(ngx_idem_store_t *st, ngx_idem_op_t *op)
     pending = task->sent;
 
     ngx_idem_redis_wait_no_more(task);
+
+    if (task->verb == NGX_IDEM_REDIS_HOLD) {
+        ngx_idem_redis_unhold(task);
+        return;
+    }
 
     (void) ngx_idem_redis_detach(task);
 

@@ -141,6 +141,7 @@ struct ngx_idem_redis_sub_s {
                                                caller's, in place */
     void                      (*handler)(ngx_idem_redis_sub_t *sub);
     void                       *data;
+    ngx_str_t                   message;    /* in the handler; empty: sure */
 
     ngx_queue_t                 queue;      /* the client's */
     uint64_t                    serial;

@@ -26,12 +26,10 @@ static void ngx_idem_redis_renewed(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_copy(ngx_idem_redis_task_t *task);
 static ngx_int_t ngx_idem_redis_tell(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_completed(ngx_idem_redis_task_t *task);
-static void ngx_idem_redis_delivered(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_taken(ngx_idem_redis_task_t *task,
     ngx_idem_verdict_e verdict);
 static ngx_int_t ngx_idem_redis_untell(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_released(ngx_idem_redis_task_t *task);
-static void ngx_idem_redis_later(ngx_idem_redis_task_t *task);
 static void ngx_idem_redis_later_handler(ngx_event_t *ev);
 
 
@@ -45,7 +43,14 @@ ngx_idem_redis_renew(ngx_idem_store_t *st, ngx_idem_op_t *op)
     ngx_idem_redis_task_t  *task;
 
     rs = (ngx_idem_redis_t *) st;
-    rc = rs->near->verbs->renew(rs->near, op);
+
+    if (op->guard && !op->local) {          /* the zone has none */
+        rc = NGX_OK;
+        op->verdict = NGX_IDEM_OWNED;
+
+    } else {
+        rc = rs->near->verbs->renew(rs->near, op);
+    }
 
     if (op->local) {
         return rc;
@@ -250,9 +255,7 @@ ngx_idem_redis_completed(ngx_idem_redis_task_t *task)
 }
 
 
-/* At a later try than the first. */
-
-static void
+void
 ngx_idem_redis_delivered(ngx_idem_redis_task_t *task)
 {
     if (task->pause) {
@@ -434,11 +437,11 @@ ngx_idem_redis_give_back(ngx_idem_redis_task_t *task)
 
 
 /*
- * Once more, when Redis may be there again.  A worker that shuts down waits
- * for that as long as the lease may stand; then Redis would not take it.
+ * A worker that shuts down waits for that as long as the lease may stand; then
+ * Redis would not take it.
  */
 
-static void
+void
 ngx_idem_redis_later(ngx_idem_redis_task_t *task)
 {
     if (task->pause == 0) {
@@ -472,17 +475,13 @@ ngx_idem_redis_later(ngx_idem_redis_task_t *task)
 static void
 ngx_idem_redis_later_handler(ngx_event_t *ev)
 {
-    ngx_int_t               rc;
     ngx_connection_t       *c;
     ngx_idem_redis_task_t  *task;
 
     c = ev->data;
     task = c->data;
 
-    rc = (task->verb == NGX_IDEM_REDIS_COMPLETE)
-             ? ngx_idem_redis_tell(task) : ngx_idem_redis_untell(task);
-
-    if (rc != NGX_OK) {
+    if (ngx_idem_redis_send_task(task) != NGX_OK) {
         ngx_idem_redis_later(task);
     }
 }

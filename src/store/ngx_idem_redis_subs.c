@@ -29,7 +29,8 @@ static void ngx_idem_redis_subs_say(ngx_idem_redis_subs_t *subs, ngx_uint_t on,
 static void ngx_idem_redis_subs_handler(ngx_idem_redis_item_t *it,
     ngx_idem_redis_reply_t **reply);
 static void ngx_idem_redis_subs_tell(ngx_idem_redis_subs_t *subs,
-    const ngx_idem_redis_reply_t *channel, uint64_t serial);
+    const ngx_idem_redis_reply_t *channel, const ngx_str_t *message,
+    uint64_t serial);
 static ngx_queue_t *ngx_idem_redis_subs_bucket(ngx_idem_redis_subs_t *subs,
     const u_char *p, size_t len);
 static ngx_uint_t ngx_idem_redis_subs_has(ngx_queue_t *queue,
@@ -191,13 +192,25 @@ static ngx_int_t
 ngx_idem_redis_subs_push(ngx_idem_redis_link_t *link,
     const ngx_idem_redis_reply_t *reply)
 {
+    ngx_idem_redis_value_t         v;
+    const ngx_idem_redis_reply_t  *message;
+
     if (!ngx_idem_redis_reply_is(ngx_idem_redis_reply_at(reply, 0),
                                  "message"))
     {
         return NGX_DECLINED;
     }
 
-    ngx_idem_redis_subs_tell(link->data, ngx_idem_redis_reply_at(reply, 1), 0);
+    message = ngx_idem_redis_reply_at(reply, 2);
+
+    if (message == NULL
+        || ngx_idem_redis_reply(message, &v) != NGX_IDEM_REDIS_STRING)
+    {
+        ngx_str_null(&v.str);
+    }
+
+    ngx_idem_redis_subs_tell(link->data, ngx_idem_redis_reply_at(reply, 1),
+                             &v.str, 0);
 
     return NGX_OK;
 }
@@ -287,8 +300,9 @@ ngx_idem_redis_subs_handler(ngx_idem_redis_item_t *it,
     word = ngx_idem_redis_reply_at(*reply, 0);
 
     if (ngx_idem_redis_reply_is(word, "subscribe")) {
+        ngx_str_null(&v.str);
         ngx_idem_redis_subs_tell(subs, ngx_idem_redis_reply_at(*reply, 1),
-                                 serial);
+                                 &v.str, serial);
     }
 }
 
@@ -300,7 +314,8 @@ ngx_idem_redis_subs_handler(ngx_idem_redis_item_t *it,
 
 static void
 ngx_idem_redis_subs_tell(ngx_idem_redis_subs_t *subs,
-    const ngx_idem_redis_reply_t *channel, uint64_t serial)
+    const ngx_idem_redis_reply_t *channel, const ngx_str_t *message,
+    uint64_t serial)
 {
     size_t                   n;
     ngx_str_t                name;
@@ -347,6 +362,7 @@ ngx_idem_redis_subs_tell(ngx_idem_redis_subs_t *subs,
             sub->sure = 1;
         }
 
+        sub->message = *message;
         sub->handler(sub);
     }
 }

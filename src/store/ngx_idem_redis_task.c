@@ -246,12 +246,21 @@ ngx_idem_redis_wait(ngx_idem_redis_task_t *task, ngx_msec_t most)
 }
 
 
+/* An owner is told that it is its turn, nobody else is. */
+
 static void
 ngx_idem_redis_message(ngx_idem_redis_sub_t *sub)
 {
     ngx_idem_redis_task_t  *task;
 
     task = sub->data;
+
+    if (sub->message.len == NGX_IDEM_OWNER_LEN
+        && ngx_memcmp(sub->message.data, task->own.owner, NGX_IDEM_OWNER_LEN)
+           != 0)
+    {
+        return;
+    }
 
     if (task->waits) {
         ngx_idem_redis_woken(task);

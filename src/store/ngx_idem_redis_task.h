@@ -55,6 +55,7 @@ typedef struct {
  *   unused   the claim is given back, nobody has seen it
  *   waits    op is parked
  *   hears    of its channel, from the first time it waits until its op leaves
+ *   noted    Redis may have noted it: as who holds a guard, or waits for it
  *   again    it heard something while the command was under way
  */
 
@@ -87,6 +88,7 @@ struct ngx_idem_redis_task_s {
     unsigned                  waits:1;
     unsigned                  hears:1;
     unsigned                  again:1;
+    unsigned                  noted:1;
 };
 
 
@@ -95,6 +97,17 @@ ngx_int_t ngx_idem_redis_claim(ngx_idem_store_t *st, ngx_idem_op_t *op);
 ngx_int_t ngx_idem_redis_renew(ngx_idem_store_t *st, ngx_idem_op_t *op);
 ngx_int_t ngx_idem_redis_complete(ngx_idem_store_t *st, ngx_idem_op_t *op);
 ngx_int_t ngx_idem_redis_release(ngx_idem_store_t *st, ngx_idem_op_t *op);
+
+ngx_int_t ngx_idem_redis_hold(ngx_idem_store_t *st, ngx_idem_op_t *op);
+ngx_int_t ngx_idem_redis_mark(ngx_idem_store_t *st, ngx_idem_op_t *op);
+ngx_int_t ngx_idem_redis_leave(ngx_idem_store_t *st, ngx_idem_op_t *op);
+ngx_int_t ngx_idem_redis_look(ngx_idem_store_t *st, ngx_idem_op_t *op);
+
+/*
+ * Its op asks for a guard no more: what was or will be granted, and the place
+ * in the queue, is given back.
+ */
+void ngx_idem_redis_unhold(ngx_idem_redis_task_t *task);
 
 /*
  * A claim that nobody will use: on Redis it lasts no longer than its lease.  An
@@ -122,6 +135,13 @@ void ngx_idem_redis_set_number(ngx_idem_redis_task_t *task, ngx_uint_t i,
 
 /* NGX_OK: its handler will come; NGX_ERROR: it will not. */
 ngx_int_t ngx_idem_redis_send_task(ngx_idem_redis_task_t *task);
+
+/*
+ * Sends the command, as it is, once more when Redis may be there again: until
+ * task->until_ms, then never.  delivered: it was taken, at last.
+ */
+void ngx_idem_redis_later(ngx_idem_redis_task_t *task);
+void ngx_idem_redis_delivered(ngx_idem_redis_task_t *task);
 
 /* The verdict of the answer; 0: there is none. */
 u_char ngx_idem_redis_letter(ngx_idem_redis_task_t *task);
