@@ -224,6 +224,12 @@ subtest 'one at a time' => sub {
               [ qw(L L L) ], 'who does not hold it changes nothing');
     is((leave($key, owner => $other))[0], 'A', 'the next leaves nothing');
     is(there($key), 0, 'and nothing is kept');
+
+    # the clock of the server is set back, or a replica's is behind
+
+    my $future = 2 ** 52 + 1;
+    $c->command('SET', $key, guard('d', n => $future, life => HOUR));
+    is((hold($key))[1], $future + 1, 'also if the clock was ahead');
 };
 
 
@@ -333,11 +339,20 @@ subtest 'how long it lives' => sub {
     waits($key, $other);
     leave($key, value => 'v', life => 20);
     is_about(life($key), 4000, 'while somebody waits it lives for him');
-    is_deeply([ (hold($key))[0] ], [ 'B' ], 'the others stand behind');
-    time_passes(21);
+    is((leave($key))[0], 'L', 'it is left, and that once');
+    time_passes(100);
+    waits($key, $more[0]);
+    cmp_ok(life($key), '>', 3950, 'and for one who comes then');
+    leave($key, owner => $more[0], back => 1);
     is(waits($key, $other), 'O', 'he comes');
-    leave($key, owner => $other, life => 0);
+    waits($key, $me);
+    leave($key, owner => $other, value => 'v', pending => 'p', life => 0);
+    is_deeply([ (hold($key))[0, 2] ], [ 'O', '' ], 'nothing, for no time');
+    leave($key, life => 0);
     is(there($key), 0, 'and goes');
+
+    hold($key, lease => 10, life => 10);
+    cmp_ok(life($key), '>', 3000, 'waiters outlive a lease');
 };
 
 
