@@ -27,6 +27,8 @@ my $locations = <<'END';
                        idempotency_serialize $arg_of wait=20s; }
     location /seq/   { proxy_pass http://backend; idempotency_lease 600ms;
                        idempotency_sequence $arg_of $arg_n; }
+    location /long/  { proxy_pass http://backend;
+                       idempotency_sequence $arg_of $arg_n; }
 END
 
 my ($a, $b) = map {
@@ -150,8 +152,10 @@ guards_are('r0', 'its place is empty');
 guards_are('r1', 'one waits');
 push @next, start($b, '/one/?of=x');
 guards_are('r2', 'another one waits');
+$at = time;
 $next[0]->reset;
 guards_are('r1', 'who leaves is gone');
+cmp_ok(time - $at, '<', 2, 'who leaves gives up its place at once');
 $a->backend->answer(200, 'first');
 is_answer($first, 200, 'first', 'the first is through');
 arrives($b, $next[1], 'the next');
@@ -214,13 +218,13 @@ refused(start($b, '/seq/?of=s&n=7'), 409, 'out of order', 'this is');
 
 # Redis is away when a request ends: it is told later.
 
-$first = start($a, '/seq/?of=t&n=1');
+$first = start($a, '/long/?of=t&n=1');
 $a->backend->wait_for_request;
 $redis->pause;
 $a->backend->answer(200, 'meanwhile');
 is_answer($first, 200, 'meanwhile', 'the answer goes out');
 $redis->resume;
-wait_for('it is told', sub { start($b, '/seq/?of=t&n=1')->response->body
+wait_for('it is told', sub { start($b, '/long/?of=t&n=1')->response->body
                                  =~ /out of order/ });
 
 # Redis is away when a request asks for it: nothing is left of that.
