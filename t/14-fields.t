@@ -72,6 +72,12 @@ $locations .= <<'EOF';
         proxy_pass         http://backend;
     }
 
+    location /early/ {
+        idempotency      off;
+        if ($json_id = "none") { return 403; }
+        proxy_pass       http://backend;
+    }
+
     location @elsewhere {
         proxy_set_header  X-Value $json_id;
         proxy_pass        http://backend;
@@ -339,6 +345,9 @@ is_answer($t->post(request('off', $json, '{"order":{"id":7}}')), 200, undef,
           'a location that is not protected');
 is($backend->last->header('X-Value'), '7', 'has the variable');
 
+is_answer($t->post(request('early', $json, '{"order":{"id":9}}')), 200, undef,
+          'who asks before the body is there');
+
 $backend->hold;
 my $away = $t->start_post(request('away', $json, '{"order":{"id":8}}'));
 $backend->wait_for_request;
@@ -358,6 +367,7 @@ wait_for('access log', sub {
 });
 
 is($logged{away}, '8|-|m-8', 'the log has a member');
+is($logged{early}, '9|-|m-9', 'also if somebody has asked too early');
 is($logged{off}, '7|-|m-7', 'also where nothing is protected');
 
 # What is no pointer and no variable is an error at start.

@@ -99,6 +99,9 @@ my @others = (
     [ 'two parts in one',     multipart('abc', [ 'name="a"',
         "1\r\n--xyz\r\nContent-Disposition: form-data; name=\"b\"\r\n\r\n"
         . $q->[1] ]) ],
+    [ 'a header in the content', "--abc\r\nContent-Disposition: form-data; "
+        . "$p->[0]\r\n\r\n$p->[1]Content-Disposition: form-data; $q->[0]"
+        . "\r\n--abc\r\n\r\n$q->[1]\r\n--abc--\r\n" ],
     [ 'a preamble',           "p\r\n$good" ],
     [ 'a line end in front',  "\r\n$good" ],
     [ 'an epilogue',          "$good." ],
