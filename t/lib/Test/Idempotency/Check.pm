@@ -58,6 +58,19 @@ my %kinds = (
         title => 'The idempotency store is unavailable',
         retry => qr/^[1-9]\d*$/,
     },
+    'resource-busy' => {
+        title => 'The resource is busy',
+        retry => qr/^1$/,
+    },
+    'out-of-order' => {
+        title => 'The request comes out of order',
+    },
+    'stale-version' => {
+        title => 'The resource has another version',
+    },
+    'version-required' => {
+        title => 'A version is required',
+    },
 );
 
 
