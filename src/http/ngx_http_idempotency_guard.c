@@ -20,8 +20,6 @@ static ngx_int_t ngx_http_idempotency_guard_target(ngx_http_request_t *r,
     ngx_http_idempotency_guard_t *gd, ngx_idem_stat_e *why);
 static ngx_int_t ngx_http_idempotency_guard_number(
     ngx_http_idempotency_guard_t *gd, ngx_idem_stat_e *why);
-static ngx_int_t ngx_http_idempotency_if_match(ngx_http_request_t *r,
-    ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_identity(ngx_http_request_t *r,
     ngx_http_idempotency_guard_t *gd, ngx_str_t *resource);
 static ngx_int_t ngx_http_idempotency_guard_pending(
@@ -268,12 +266,14 @@ ngx_http_idempotency_guard_target(ngx_http_request_t *r,
 
         *why = NGX_IDEM_STAT_VERSION_REQUIRED;
 
-        if (ngx_http_idempotency_if_match(r, gd) != NGX_OK) {
-            return NGX_ERROR;
+        /* nginx takes no second field line */
+
+        if (r->headers_in.if_match) {
+            gd->target = r->headers_in.if_match->value;
+            return NGX_OK;
         }
 
-        return (gd->conf->required && gd->target.data == NULL)
-                   ? NGX_DECLINED : NGX_OK;
+        return gd->conf->required ? NGX_DECLINED : NGX_OK;
 
     case NGX_HTTP_IDEMPOTENCY_SERIALIZE:
     case NGX_HTTP_IDEMPOTENCY_GUARDS:
@@ -300,50 +300,6 @@ ngx_http_idempotency_guard_number(ngx_http_idempotency_guard_t *gd,
 
     gd->target.data += gd->target.len - n.len;
     gd->target.len = n.len;
-
-    return NGX_OK;
-}
-
-
-/* Several field lines are one list. */
-
-static ngx_int_t
-ngx_http_idempotency_if_match(ngx_http_request_t *r,
-    ngx_http_idempotency_guard_t *gd)
-{
-    u_char                        *p;
-    size_t                         len;
-    ngx_str_t                      name = ngx_string("If-Match");
-    ngx_table_elt_t               *h;
-    ngx_http_idempotency_place_t   pl;
-
-    len = 0;
-    pl.part = &r->headers_in.headers.part;
-    pl.i = 0;
-
-    while ((h = ngx_http_idempotency_next_field(&pl, &name)) != NULL) {
-        len += h->value.len + 1;
-    }
-
-    if (len == 0) {
-        return NGX_OK;
-    }
-
-    p = ngx_pnalloc(r->pool, len);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    gd->target.data = p;
-    gd->target.len = len - 1;
-
-    pl.part = &r->headers_in.headers.part;
-    pl.i = 0;
-
-    while ((h = ngx_http_idempotency_next_field(&pl, &name)) != NULL) {
-        p = ngx_cpymem(p, h->value.data, h->value.len);
-        *p++ = ',';
-    }
 
     return NGX_OK;
 }
