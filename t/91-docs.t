@@ -19,6 +19,7 @@ my %status = (
     NGX_HTTP_BAD_REQUEST         => 400,
     NGX_HTTP_FORBIDDEN           => 403,
     NGX_HTTP_CONFLICT            => 409,
+    NGX_HTTP_PRECONDITION_FAILED => 412,
     NGX_HTTP_SERVICE_UNAVAILABLE => 503,
 );
 

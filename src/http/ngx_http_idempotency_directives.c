@@ -266,8 +266,7 @@ ngx_command_t  ngx_http_idempotency_commands[] = {
       NULL },
 
     { ngx_string("idempotency_state"),
-      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_TAKE1|NGX_CONF_TAKE3
-                                   |NGX_CONF_TAKE4,
+      NGX_HTTP_IDEMPOTENCY_ALL_CONF|NGX_CONF_1MORE,
       ngx_http_idempotency_state,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,

@@ -241,8 +241,9 @@ ngx_http_idempotency_state(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     value = cf->args->elts;
 
-    if (cf->args->nelts < 4) {
-        return "has no target";
+    if (cf->args->nelts < 4 || cf->args->nelts > 5) {
+        return "takes a name, a resource, a target, and what to do about "
+               "late ones";
     }
 
     gc->machine = ngx_http_idempotency_machine(cf, &value[1]);
