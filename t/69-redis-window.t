@@ -2,7 +2,8 @@
 
 # A worker whose time to shut down is over ends a request in the very moment in
 # which Redis has answered it, before the request has gone on: a claim that was
-# granted is given back, and one that was to wait is called by nobody.
+# granted is given back, one that was to wait is called by nobody, and a guard
+# that was granted is left.
 
 use lib 't/lib';
 use Test::Idempotency;
@@ -35,6 +36,11 @@ my ($near, $far) = map {
     location /wait/ {
         proxy_pass              http://backend;
         idempotency_concurrent  wait=9s;
+    }
+
+    location /guard/ {
+        proxy_pass             http://backend;
+        idempotency_serialize  order wait=30s;
     }
 
     location /log/ {
@@ -82,20 +88,61 @@ sub known {
 sub asked { return $redis->info('commandstats')->{cmdstat_evalsha} // '' }
 
 
+# Redis answers nobody; the returned function ends that.
+
+sub silent {
+    $redis->pause;
+
+    return sub { $redis->resume };
+}
+
+
+# The guards that are held.
+
+sub guards {
+    return grep { $redis->command('GET', $_) =~ /^G1r/ }
+        @{ $redis->command('KEYS', '*') };
+}
+
+
+# One who waits for the guard that another node holds.
+
+sub queued {
+    my $client = $near->start_post(path => '/guard/', key => 'queued');
+
+    wait_for('it waits', sub { @{ $redis->command('PUBSUB', 'CHANNELS') } });
+
+    return $client;
+}
+
+
+# Redis forgets a guard and hears of no other one, until told to.
+
+sub forget {
+    my $client = $redis->client;
+
+    $client->command(@$_) for [ 'MULTI' ], [ 'DEL', guards() ],
+        [ 'CLIENT', 'PAUSE', 60_000, 'WRITE' ], [ 'EXEC' ];
+
+    return sub { $redis->command('CLIENT', 'UNPAUSE') };
+}
+
+
 # The worker hears at the same time that Redis has answered and that its own
 # time is over: it stands still meanwhile.
 
 sub hears_too_late {
-    my ($name, %request) = @_;
+    my ($name, %o) = @_;
 
     known($near);
-    my $since = asked();
-
     my $other = $near->start(method => 'GET', path => '/log/');
     my $written = $near->backend->wait_for_request;
+    my $silence = $o{silent} // \&silent;
 
-    $redis->pause;
-    my $client = $near->start_post(%request);
+    my $client = $o{queued} && $o{queued}->();
+    my $since = asked();
+    my $speak = $silence->();
+    $client //= $near->start_post(%{ $o{request} });
     wait_for('Redis is asked', sub { $near->zone->{redis}{pending} });
 
     my $mark = length $near->log;
@@ -107,16 +154,17 @@ sub hears_too_late {
     $near->backend->answer(200, 'it stands still', to => $written);
     wait_for('another request is answered', sub { $other->answered });
 
-    $redis->resume;
+    $speak->();
     wait_for('Redis answers', sub { asked() ne $since });
     wait_for('its time is over', sub { time > $over + 0.1 });
     drain();
 
     ok(eval { $near->wait_for_old_workers }, "$name: the worker ends");
 
-    my ($after) = substr($near->log, $mark) =~ /state: 3 -> 4\n(.*)/s;
+    my ($heard, $on) = @{ $o{states} // [ '3 -> 4', '4 -> [57]' ] };
+    my ($after) = substr($near->log, $mark) =~ /state: $heard\n(.*)/s;
     ok(defined $after, "$name: it had heard");
-    unlike($after // '', qr/state: 4 -> [578]/, "$name: and did not go on");
+    unlike($after // '', qr/state: $on\b/, "$name: and did not go on");
     is($near->zone->{records}{running}, 0, "$name: no claim is left here");
 
     return;
@@ -126,7 +174,7 @@ sub hears_too_late {
 # A claim that is granted.
 
 my %request = (path => '/', key => 'granted', body => 'eur=1');
-hears_too_late('granted', %request);
+hears_too_late('granted', request => \%request);
 is($redis->command('DBSIZE'), 1, 'granted: nor on Redis');
 
 # One that is to wait for another node's.
@@ -134,9 +182,20 @@ is($redis->command('DBSIZE'), 1, 'granted: nor on Redis');
 %request = (path => '/wait/', key => 'waits', body => 'eur=1');
 my $owner = $far->start_post(%request);
 $far->backend->wait_for_request;
-hears_too_late('waits', %request);
+hears_too_late('waits', request => \%request);
 $far->backend->answer(200, 'once');
 is_answer($owner, 200, 'once', 'waits: the other one is answered');
 is_replay($near->post(%request), 200, 'once', 'waits: and now here, too');
+
+# A guard: its queue is gone on Redis, and nobody writes there for a while.
+
+my $holds = $far->start_post(path => '/guard/', key => 'holds');
+my $held = $far->backend->wait_for_request;
+
+hears_too_late('guard', queued => \&queued, silent => \&forget,
+               states => [ '8 -> 7', '7 -> 9' ]);
+is_deeply([ guards() ], [], 'guard: nor is it held on Redis');
+$far->backend->answer(200, 'alone', to => $held);
+is_answer($holds, 200, 'alone', 'guard: the other one is answered');
 
 done_testing;

@@ -29,6 +29,7 @@ static ngx_int_t ngx_http_idempotency_guard_hold(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_held(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
+static void ngx_http_idempotency_guard_take(ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_queue(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_look(ngx_http_request_t *r,
@@ -73,6 +74,8 @@ static void ngx_http_idempotency_guard_wait_handler(ngx_event_t *ev);
 static void ngx_http_idempotency_guard_resume(
     ngx_http_idempotency_ctx_t *ctx);
 
+static void ngx_http_idempotency_guard_ask_no_more(
+    ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static void ngx_http_idempotency_guard_leave(ngx_http_idempotency_ctx_t *ctx,
     ngx_http_idempotency_guard_t *gd);
 static void ngx_http_idempotency_guard_outcome(
@@ -429,14 +432,11 @@ ngx_http_idempotency_guard_held(ngx_http_request_t *r,
     switch (gd->op.verdict) {
 
     case NGX_IDEM_OWNED:
-        gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_HELD;
-        gd->value = gd->op.value;
+        ngx_http_idempotency_guard_take(gd);
         return ngx_http_idempotency_guard_decide(r, ctx, gd);
 
     case NGX_IDEM_CHECK:
-        gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_HELD;
-        gd->value = gd->op.value;
-        gd->found = gd->op.pending;
+        ngx_http_idempotency_guard_take(gd);
         return ngx_http_idempotency_guard_look(r, ctx, gd);
 
     case NGX_IDEM_BUSY:
@@ -465,6 +465,18 @@ ngx_http_idempotency_guard_held(ngx_http_request_t *r,
                   "idempotency guard got verdict %d", gd->op.verdict);
 
     return NGX_ERROR;
+}
+
+
+static void
+ngx_http_idempotency_guard_take(ngx_http_idempotency_guard_t *gd)
+{
+    gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_HELD;
+    gd->value = gd->op.value;
+
+    if (gd->op.verdict == NGX_IDEM_CHECK) {
+        gd->found = gd->op.pending;
+    }
 }
 
 
@@ -954,31 +966,13 @@ ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx)
 {
     ngx_uint_t                      i;
     ngx_idem_store_t               *st;
-    ngx_http_idempotency_guard_t   *gd;
     ngx_http_idempotency_guards_t  *gs;
 
     gs = ctx->guards;
     st = ctx->ilcf->store;
 
     for (i = 0; i < gs->n; i++) {
-        gd = &gs->guards[i];
-
-        if (gd->step == NGX_HTTP_IDEMPOTENCY_GUARD_LOOKING) {
-            st->verbs->cancel(st, &gs->look);
-            gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_HELD;
-        }
-
-        if (gd->step == NGX_HTTP_IDEMPOTENCY_GUARD_MARKING) {
-            st->verbs->cancel(st, &gd->op);
-            gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_HELD;
-        }
-
-        if (gd->step == NGX_HTTP_IDEMPOTENCY_GUARD_ASKED
-            || gd->step == NGX_HTTP_IDEMPOTENCY_GUARD_QUEUED)
-        {
-            st->verbs->cancel(st, &gd->op);
-            gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_LEFT;
-        }
+        ngx_http_idempotency_guard_ask_no_more(ctx, &gs->guards[i]);
     }
 
     (void) ngx_http_idempotency_guards_leave(ctx);
@@ -990,6 +984,51 @@ ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx)
     }
 
     gs->leaving = 0;
+}
+
+
+/* The request has perhaps not gone on with what the store has answered. */
+
+static void
+ngx_http_idempotency_guard_ask_no_more(ngx_http_idempotency_ctx_t *ctx,
+    ngx_http_idempotency_guard_t *gd)
+{
+    ngx_idem_store_t  *st;
+
+    st = ctx->ilcf->store;
+
+    switch (gd->step) {
+
+    case NGX_HTTP_IDEMPOTENCY_GUARD_LOOKING:
+        st->verbs->cancel(st, &ctx->guards->look);
+        gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_HELD;
+        return;
+
+    case NGX_HTTP_IDEMPOTENCY_GUARD_MARKING:
+        st->verbs->cancel(st, &gd->op);
+        gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_HELD;
+        return;
+
+    case NGX_HTTP_IDEMPOTENCY_GUARD_ASKED:
+    case NGX_HTTP_IDEMPOTENCY_GUARD_QUEUED:
+        st->verbs->cancel(st, &gd->op);
+        gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_LEFT;
+
+        if (gd->op.rc == NGX_OK
+            && (gd->op.verdict == NGX_IDEM_OWNED
+                || gd->op.verdict == NGX_IDEM_CHECK))
+        {
+            ngx_http_idempotency_guard_take(gd);
+        }
+
+        return;
+
+    case NGX_HTTP_IDEMPOTENCY_GUARD_NEW:
+    case NGX_HTTP_IDEMPOTENCY_GUARD_HELD:
+    case NGX_HTTP_IDEMPOTENCY_GUARD_LEAVING:
+    case NGX_HTTP_IDEMPOTENCY_GUARD_LEFT:
+        return;
+    }
 }
 
 
