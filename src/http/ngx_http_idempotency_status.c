@@ -96,8 +96,9 @@ ngx_http_idempotency_zones_size(ngx_http_idempotency_main_conf_t *imcf)
                + ngx_escape_json(NULL, st[i]->name.data, st[i]->name.len)
                + sizeof(",\"\":{\"size\":,\"block\":,\"blocks\":,\"free\":,"
                         "\"records\":{\"running\":,\"done\":,\"unstored\":,"
-                        "\"unknown\":},\"waiting\":,\"counters\":{}}")
-               + 9 * NGX_INT_T_LEN;
+                        "\"unknown\":},\"guards\":{\"held\":,\"known\":},"
+                        "\"waiting\":,\"counters\":{}}")
+               + 11 * NGX_INT_T_LEN;
     }
 
 #if (NGX_HAVE_HIREDIS)
@@ -126,10 +127,12 @@ ngx_http_idempotency_write_zone(u_char *p, ngx_idem_store_t *st)
 
     p = ngx_sprintf(p, "\":{\"size\":%uz,\"block\":%uz,\"blocks\":%ui,"
                     "\"free\":%ui,\"records\":{\"running\":%ui,\"done\":%ui,"
-                    "\"unstored\":%ui,\"unknown\":%ui},\"waiting\":%ui,"
-                    "\"counters\":{",
+                    "\"unstored\":%ui,\"unknown\":%ui},"
+                    "\"guards\":{\"held\":%ui,\"known\":%ui},"
+                    "\"waiting\":%ui,\"counters\":{",
                     sn.size, sn.block, sn.blocks, sn.free, sn.running,
-                    sn.done, sn.unstored, sn.unknown, sn.waiting);
+                    sn.done, sn.unstored, sn.unknown, sn.held, sn.known,
+                    sn.waiting);
 
     for (i = 0; i < NGX_IDEM_STAT_N; i++) {
         p = ngx_sprintf(p, "%s\"%V\":%uA", i ? "," : "",

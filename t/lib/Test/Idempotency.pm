@@ -364,7 +364,8 @@ sub counter {
 
 
 # A barrier: waiting => 3, running => 1, 'counters.done' => 2 ...; a name is
-# one of the records, of the zone itself or of the counters, in this order.
+# one of the records, guards, of the zone itself or of the counters, in this
+# order.
 
 sub wait_until {
     my ($self, %goal) = @_;
@@ -391,7 +392,8 @@ sub _look_up {
     return $z->{counters}{$counter} // die "no counter $counter\n"
         if defined $counter;
 
-    return $z->{records}{$name} // $z->{$name} // $z->{counters}{$name}
+    return $z->{records}{$name} // $z->{guards}{$name} // $z->{$name}
+        // $z->{counters}{$name}
         // die "idempotency_status has no $name\n";
 }
 
@@ -430,13 +432,14 @@ sub _nothing_lent {
     for (ref $zones ? @$zones : $zones) {
         my ($name) = /zone=([^:]+)/;
 
-        eval { $self->wait_until(zone => $name, running => 0, waiting => 0) };
+        eval { $self->wait_until(zone => $name, running => 0, waiting => 0,
+                                 held => 0) };
         Test::More::is($@, '', "zone $name: no live lease and no waiter");
 
         my $z = eval { $self->zone($name) } or next;
         my $used = $z->{blocks} - $z->{free};
         my $records = 0;
-        $records += $_ for values %{ $z->{records} };
+        $records += $_ for values %{ $z->{records} }, values %{ $z->{guards} };
 
         Test::More::ok($records ? $used >= $records : $used == 0,
             "zone $name: $used blocks are those of $records records");
