@@ -40,6 +40,17 @@ our %TITLE = (
     bare        => 'a bare claim and a SET',
 );
 
+# Lines that this module gets in each location; each key has a resource of its
+# own, so that nobody waits.
+
+my %GUARDS = (
+    serialize => 'idempotency_serialize $http_idempotency_key wait=30s;',
+    sequence  => 'idempotency_sequence $http_idempotency_key 1;',
+    state     => 'idempotency_state payment $http_idempotency_key paid;',
+    version   => 'idempotency_version $http_idempotency_key;',
+    json      => 'idempotency_key $http_idempotency_key $amount;',
+);
+
 my %PACKAGES = (
     shared  => [ qw(redis-server) ],
     lua     => [ qw(libnginx-mod-http-lua lua-resty-core) ],
@@ -86,14 +97,20 @@ sub new {
 }
 
 
+sub guards { return sort keys %GUARDS }
+
+
 # The parts of nginx.conf of one contender, for Bench::Site::nginx(); instance
-# is a name of that server.
+# is a name of that server.  A guard may follow the name: "ours+state".
 
 sub conf {
     my ($self, $who, $instance) = @_;
 
-    my $method = "conf_$who";
+    my ($name, $guard) = split /\+/, $who;
+    my $method = "conf_$name";
     my %conf = (main => '', http => '', $self->$method($instance));
+
+    $conf{http} .= guard($guard) if $guard;
 
     $conf{http} = <<"EOF" . $conf{http};
     upstream up { server 127.0.0.1:$self->{upstream}; keepalive 256; }
@@ -139,6 +156,17 @@ sub conf_shared {
 
     return $self->module($redis,
                          "    idempotency_zone zone=%s:%s redis=main;\n");
+}
+
+
+sub guard {
+    my ($guard) = @_;
+
+    return <<"EOF";
+    idempotency_states payment { new paid; }
+    idempotency_json \$amount /amount;
+    $GUARDS{$guard}
+EOF
 }
 
 
