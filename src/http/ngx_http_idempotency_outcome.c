@@ -257,6 +257,8 @@ ngx_http_idempotency_committed(ngx_http_idempotency_ctx_t *ctx)
 
     r = ctx->request;
 
+    NGX_IDEM_POINT("settled");
+
     if (ctx->guards && ngx_http_idempotency_guards_leave(ctx) == NGX_AGAIN) {
         return;
     }
