@@ -30,6 +30,9 @@ HTTP
     location /check/ { proxy_pass http://backend;
                       idempotency_unknown check=/known;
                       idempotency_state order $arg_order $arg_to; }
+    location /short/ { proxy_pass http://backend;
+                      idempotency_unknown refuse 1s;
+                      idempotency_state order $arg_order $arg_to; }
     location = /known { internal; proxy_pass http://known; }
 END
 
@@ -181,6 +184,49 @@ $t->backend('known')->answer(200, 'it was paid');
 is_replay($client, 200, 'it was paid', 'its duplicate finds out');
 late('/check/?order=4&to=cancelled', 'so it was paid');
 carried_out('/check/?order=4&to=shipped', 200, 'and is shipped');
+
+# Or until its time is over, also if the request had no key to be found by.
+
+for my $key (1, undef) {
+    my $order = $key ? 6 : 7;
+    my $with = $key ? 'with a key' : 'without a key';
+
+    carried_out("/short/?order=$order&to=created", 200, 'an order');
+    %request = message("/short/?order=$order&to=paid");
+    delete $request{key} if !$key;
+    $client = $t->start_post(%request);
+    $t->backend->wait_for_request;
+    $t->backend->close;
+    is($client->response->status, 502, "$with: a move of which nobody knows");
+    is_problem($t->post(message("/short/?order=$order&to=cancelled")), 409,
+               'outcome-unknown', "$with: then nothing moves");
+    $client = wait_for('its time is over', sub {
+        my $client = $t->start_post(
+            message("/short/?order=$order&to=cancelled"));
+        wait_for('it is told, or carried out', sub {
+            $client->answered || $t->backend->held });
+        return !$client->answered && $client;
+    });
+    $t->backend->answer(200, 'ran');
+    is_answer($client, 200, 'ran', "$with: until its time is over");
+}
+
+# The upstream says that it did not happen, or that it does not know.
+
+for ([ release => 8 ], [ unknown => 9 ]) {
+    my ($word, $order) = @$_;
+
+    carried_out("/state/?order=$order&to=created", 200, 'an order');
+    $client = $t->start_post(message("/state/?order=$order&to=paid"));
+    $t->backend->wait_for_request;
+    $t->backend->answer(200, 'so', headers =>
+                        [ [ 'X-Accel-Idempotency', $word ] ]);
+    is_answer($client, 200, 'so', "the upstream says: $word");
+    is_problem($t->post(message("/state/?order=$order&to=cancelled")), 409,
+               'outcome-unknown', 'then nothing moves') if $word eq 'unknown';
+    carried_out("/state/?order=$order&to=cancelled", 200,
+                'then nothing has moved') if $word eq 'release';
+}
 
 # The worker dies with a move.
 

@@ -13,6 +13,8 @@ my $t = Test::Idempotency->new('idempotency payments;', workers => 2,
     location /free/ { proxy_pass http://backend; idempotency_version $uri; }
     location /must/ { proxy_pass http://backend;
                       idempotency_version $uri required; }
+    location /short/ { proxy_pass http://backend; idempotency_version $uri;
+                      idempotency_unknown refuse 1s; }
 END
 
 my $n = 0;
@@ -111,5 +113,22 @@ stale({ change('/must/1', '"m1"') }, 'it was too late');
 %request = change('/must/1', '"m2"');
 carried_out(\%request, 200, '"m3"', 'a change');
 is_replay($t->post(%request), 200, 'ran', 'its duplicate');
+
+# The worker dies with a change.  When its record is gone, nobody knows more.
+
+carried_out({ change('/short/1', '"x"') }, 200, '"s1"', 'a version');
+%request = change('/short/1', '"s1"');
+$client = $t->start_post(%request);
+$t->backend->wait_for_request;
+my $gone = $t->backend->gone;
+$t->kill_worker($_) for $t->workers;
+wait_for('it is gone', sub { $t->backend->gone > $gone });
+is_problem($t->post(%request), 409, 'outcome-unknown', 'its worker dies');
+$t->wait_until(unknown => 1);               # that of before
+carried_out({ change('/short/1', '"s2"') }, 200, '"s3"',
+            'then no version is known');
+stale({ change('/short/1', '"s1"') }, 'but that of the next one');
+
+$t->allow(qr/signal 9/);
 
 done_testing;

@@ -26,6 +26,8 @@ my $locations = <<'END';
     location /brief/  { proxy_pass http://shop; idempotency_lease 600ms;
                         idempotency_unknown check=/known;
                         idempotency_state order $arg_order $arg_to; }
+    location /short/  { proxy_pass http://shop; idempotency_unknown refuse 1s;
+                        idempotency_state order $arg_order $arg_to; }
     location /seq/    { proxy_pass http://shop;
                         idempotency_sequence $arg_entity $arg_n; }
     location /page/   { proxy_pass http://shop; idempotency_version $uri; }
@@ -177,6 +179,30 @@ for my $found (200, 404, 500) {
             "so it is paid: $found") for $a, $b;
 }
 
+# Or its time is over, also if the request had no key to be found by.
+
+for my $key (1, undef) {
+    my $with = $key ? 'with a key' : 'without a key';
+    my $order = $key ? 'k' : 'n';
+
+    carried_out($a, "/short/?order=$order&to=created", 200, 'an order');
+    my %move = request("/short/?order=$order&to=paid");
+    delete $move{key} if !$key;
+    breaks_off($a, %move);
+    refused($_, "/short/?order=$order&to=cancelled", 'outcome-unknown',
+            "$with: then nothing moves") for $a, $b;
+
+    my $client = wait_for('its time is over', sub {
+        my $client = $b->start_post(
+            request("/short/?order=$order&to=cancelled"));
+        wait_for('it is told, or carried out', sub {
+            $client->answered || $shop->held });
+        return !$client->answered && $client;
+    });
+    $shop->answer(200, 'ran');
+    is_answer($client, 200, 'ran', "$with: until its time is over");
+}
+
 # The worker dies with a move: on Redis its lease has to end.
 
 carried_out($a, '/brief/?order=d&to=created', 200, 'an order');
@@ -259,6 +285,20 @@ $shop->answer(200, 'second');
 is_answer($second, 200, 'second', 'the one in the queue');
 is_replay($_, 200, 'second', 'its duplicate') for @twins;
 is($shop->requests, $ran + 1, 'none has stood in the queue twice');
+
+# The holder's client leaves: the next one waits until its request has ended.
+
+$first = $a->start_post(request('/queue/?of=z'));
+$shop->wait_for_request;
+$second = $b->start_post(request('/queue/?of=z'));
+queue_is(1);
+$first->reset;
+$a->zone;
+is(scalar($shop->held), 1, 'the request of one who left goes on');
+$shop->answer(200, 'nobody hears it');
+$shop->wait_for_request;
+$shop->answer(200, 'next');
+is_answer($second, 200, 'next', 'then comes the next one');
 
 # A reload: who waits in an old worker keeps its place.
 

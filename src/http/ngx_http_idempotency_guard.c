@@ -24,6 +24,9 @@ static ngx_int_t ngx_http_idempotency_guard_identity(ngx_http_request_t *r,
     ngx_http_idempotency_guard_t *gd, ngx_str_t *resource);
 static ngx_int_t ngx_http_idempotency_guard_pending(
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
+static void ngx_http_idempotency_guard_nobody(u_char *p, uint64_t until_s);
+static ngx_uint_t ngx_http_idempotency_guard_is_nobody(u_char *p,
+    uint64_t *until_s);
 
 static ngx_int_t ngx_http_idempotency_guard_hold(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
@@ -39,6 +42,8 @@ static ngx_int_t ngx_http_idempotency_guard_looked(ngx_http_request_t *r,
 static ngx_int_t ngx_http_idempotency_guard_moved(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_doubt(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
+static ngx_int_t ngx_http_idempotency_guard_forgotten(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_mark(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
@@ -380,7 +385,8 @@ ngx_http_idempotency_guard_pending(ngx_http_idempotency_ctx_t *ctx,
     gd->mine.len = NGX_IDEM_DIGEST_LEN + target.len;
 
     if (ctx->anonymous) {
-        ngx_memzero(p, NGX_IDEM_DIGEST_LEN);
+        ngx_http_idempotency_guard_nobody(p, (uint64_t) ngx_time()
+                                             + ctx->ilcf->unknown);
 
     } else {
         ngx_memcpy(p, ctx->op.identity, NGX_IDEM_DIGEST_LEN);
@@ -389,6 +395,49 @@ ngx_http_idempotency_guard_pending(ngx_http_idempotency_ctx_t *ctx,
     ngx_memcpy(p + NGX_IDEM_DIGEST_LEN, target.data, target.len);
 
     return NGX_OK;
+}
+
+
+/*
+ * In place of the identity of a record that there is not: when nobody need
+ * remember it any more, as all nodes tell the time.  No digest begins so.
+ */
+
+static void
+ngx_http_idempotency_guard_nobody(u_char *p, uint64_t until_s)
+{
+    ngx_uint_t  i;
+
+    ngx_memzero(p, NGX_IDEM_DIGEST_LEN);
+
+    for (i = NGX_IDEM_DIGEST_LEN; until_s; until_s >>= 8) {
+        p[--i] = (u_char) (until_s & 0xff);
+    }
+}
+
+
+static ngx_uint_t
+ngx_http_idempotency_guard_is_nobody(u_char *p, uint64_t *until_s)
+{
+    ngx_uint_t  i;
+
+    *until_s = 0;
+
+    for (i = 0; i < NGX_IDEM_DIGEST_LEN; i++) {
+
+        if (i < NGX_IDEM_DIGEST_LEN - sizeof(uint64_t)) {
+
+            if (p[i] != 0) {
+                return 0;
+            }
+
+            continue;
+        }
+
+        *until_s = (*until_s << 8) | p[i];
+    }
+
+    return 1;
 }
 
 
@@ -503,17 +552,18 @@ static ngx_int_t
 ngx_http_idempotency_guard_look(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd)
 {
+    uint64_t           until_s;
     ngx_idem_op_t     *look;
     ngx_idem_store_t  *st;
-
-    static u_char  nobody[NGX_IDEM_DIGEST_LEN];
 
     if (gd->found.len < NGX_IDEM_DIGEST_LEN) {
         return ngx_http_idempotency_guard_mark(r, ctx, gd);
     }
 
-    if (ngx_memcmp(gd->found.data, nobody, NGX_IDEM_DIGEST_LEN) == 0) {
-        return ngx_http_idempotency_guard_doubt(r, ctx, gd);
+    if (ngx_http_idempotency_guard_is_nobody(gd->found.data, &until_s)) {
+        return (until_s > (uint64_t) ngx_time())
+                   ? ngx_http_idempotency_guard_doubt(r, ctx, gd)
+                   : ngx_http_idempotency_guard_forgotten(r, ctx, gd);
     }
 
     /* what is run again, or was looked into, is ours */
@@ -580,6 +630,8 @@ ngx_http_idempotency_guard_looked(ngx_http_request_t *r,
         return ngx_http_idempotency_guard_doubt(r, ctx, gd);
 
     case NGX_IDEM_ABSENT:
+        return ngx_http_idempotency_guard_forgotten(r, ctx, gd);
+
     case NGX_IDEM_OWNED:
     case NGX_IDEM_CHECK:
     case NGX_IDEM_MISMATCH:
@@ -616,6 +668,20 @@ ngx_http_idempotency_guard_doubt(ngx_http_request_t *r,
                                                NGX_IDEM_STAT_OUTCOME_UNKNOWN);
     }
 
+    if (gd->conf->kind == NGX_HTTP_IDEMPOTENCY_VERSION) {
+        ngx_str_null(&gd->value);
+    }
+
+    return ngx_http_idempotency_guard_mark(r, ctx, gd);
+}
+
+
+/* It was released, or its time is over: as it was before it, as far as known */
+
+static ngx_int_t
+ngx_http_idempotency_guard_forgotten(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd)
+{
     if (gd->conf->kind == NGX_HTTP_IDEMPOTENCY_VERSION) {
         ngx_str_null(&gd->value);
     }
