@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
 # What goes wrong in versions of idempotency that were written by hand does not
-# go wrong here: seven traps, each of them laid for one nginx with two workers,
+# go wrong here: eight traps, each of them laid for one nginx with two workers,
 # and for two nodes that share a Redis.
 
 use lib 't/lib';
@@ -29,8 +29,12 @@ my $locations = <<"END";
     location /token/  { $proxy idempotency_required token; }
     location /busy/   { $proxy idempotency_required token;
                         idempotency_serialize \$arg_of; }
+    location /state/  { $proxy idempotency_state order \$arg_of \$arg_to; }
+    location /page/   { $proxy idempotency_version \$arg_of; }
     location = /token { idempotency_token_issue; }
 END
+
+my $states = 'idempotency_states order { new created; created paid cancelled; }';
 
 # On a zone they are the same nginx.
 
@@ -279,6 +283,45 @@ sub check_then_insert {
 }
 
 
+# The old state, or the old version, is looked at and found good: by all who
+# looked at that time.
+
+sub look_then_change {
+    for my $round (1 .. 10) {
+        my $state = "/state/?of=s$round&to=";
+        my $page = "/page/?of=p$round";
+
+        $shop->auto(200, 'done', headers => [ [ ETag => '"old"' ] ]);
+        is_answer($here->post(request("${state}created")), 200, 'done',
+                  "round $round: a state");
+        is_answer($here->post(request($page)), 200, 'done',
+                  "round $round: a version");
+
+        $shop->auto(200, 'done', headers => [ [ ETag => '"new"' ] ]);
+
+        my $ran = $shop->requests;
+        my @crowd = map {
+            my $t = ($here, $there)[$_ % 2];
+            ($t->start_post(request($state . ('paid', 'cancelled')[$_ % 3 > 0])),
+             $t->start_post(request($page), headers =>
+                            [ [ 'If-Match', '"old"' ] ]));
+        } 1 .. 10;
+        my @status = map { $_->response->status } @crowd;
+
+        is(scalar(grep { $_ == 200 } @status[map { 2 * $_ } 0 .. 9]), 1,
+           "round $round: of ten moves one is made");
+        is(scalar(grep { $_ == 200 } @status[map { 2 * $_ + 1 } 0 .. 9]), 1,
+           "round $round: and of ten changes");
+        is($shop->requests - $ran, scalar(grep { $_ == 200 } @status),
+           "round $round: and nobody who was told otherwise");
+    }
+
+    $shop->hold;
+
+    return;
+}
+
+
 my $redis = Test::Idempotency::Redis->new;
 
 my @traps = (
@@ -289,15 +332,16 @@ my @traps = (
     [ 'a result that is not there yet'          => \&no_result_yet ],
     [ 'a token that is burnt by a failure'      => \&burnt_by_failure ],
     [ 'a look, then an insert'                  => \&check_then_insert ],
+    [ 'a look, then a change'                   => \&look_then_change ],
 );
 
 for my $store ('zone', 'redis') {
-    my %o = (locations => $locations,
+    my %o = (locations => $locations, http => $states,
              files => { secret => 'sixteen bytes or more' });
 
     if ($store eq 'redis') {
         $o{zone} = 'zone=payments:1m redis=main';
-        $o{http} = 'idempotency_redis main { server ' . $redis->address
+        $o{http} .= 'idempotency_redis main { server ' . $redis->address
             . '; timeout 5s; }';
     }
 
