@@ -88,14 +88,16 @@ $(MODULE): FORCE $(TREE)/objs/Makefile
 
 , = ,
 
-run: all  ## start nginx with the module in front of a sample upstream
-	@examples/run
+run: run-payments  ## start nginx with the module in front of a sample upstream
+
+run-%: all  ## the same for a recipe: run-stripe, run-form, ...
+	@examples/recipe $*
 
 run-redis: all  ## start two nodes that share a Redis
 	@examples/run-redis
 
 demo: all  ## show the promise: a payment sent twice, carried out once
-	@examples/demo
+	@examples/recipe payments --once
 
 bench: all  ## measure against the goals
 	@bench/run
@@ -291,7 +293,7 @@ exports: all  ## check the names that the module exports
 	@.ci/exports $(MODULE)
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z%-]*\):.*  ## \(.*\)/\1\t\2/p' Makefile | expand -t 11
 
 clean:  ## remove all that was built
 	rm -rf build

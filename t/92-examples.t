@@ -31,7 +31,7 @@ sub run {
 }
 
 
-like(run('examples/demo'), qr/Eight requests, three orders, three charges/,
+like(run('examples/recipe payments --once'), qr/Eight requests, three orders, three charges/,
      'a payment that is sent twice is carried out once');
 
 my %env;
