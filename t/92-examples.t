@@ -31,8 +31,42 @@ sub run {
 }
 
 
-like(run('examples/recipe payments --once'), qr/Eight requests, three orders, three charges/,
-     'a payment that is sent twice is carried out once');
+# Each recipe plays a story, and fails if an answer or the ledger is not what it
+# promises.  What is looked for here is that it was told at all.
+
+my $replayed = qr/Idempotent-Replayed: true/;
+
+my %recipes = (
+    payments => [
+        [ qr/^   second: 201, $replayed$/m, 'the second one is a replay'     ],
+        [ qr/Eight requests, three orders, three charges/, 'carried out once'],
+    ],
+    stripe => [
+        [ qr/^   again: 201, $replayed$/m,   'a success stays'               ],
+        [ qr/^   insists: 402, $replayed$/m, 'a refusal of the bank stays'   ],
+        [ qr/^   valid: 201$/m,              'a mistake may be corrected'    ],
+        [ qr/^   bob: 201$/m,                'a key belongs to an account'   ],
+        [ qr/^   unsure: 409\n.*outcome.*unknown/m, 'doubt is not a retry'   ],
+    ],
+    square => [
+        [ qr/^   twin: 201, $replayed$/m,    'one that waits gets the same'  ],
+        [ qr/^   two: 400\n.*is missing/m,   'two keys are none'             ],
+        [ qr/^   charge 2: 20\n\n/m,         'two payments, and no other'    ],
+    ],
+);
+
+for my $name (sort keys %recipes) {
+    my %env;
+    @env{qw(PORT PORT_B BACKEND_PORT)} = ports(3);
+
+    my $story = run("examples/recipe $name --once", %env);
+    like($story, $_->[0], "$name: $_->[1]") for @{ $recipes{$name} };
+}
+
+my @stories = map { s{.*/}{}r } glob('examples/stories/*');
+is("@stories", "@{[ sort keys %recipes ]}", 'all have been played');
+
+# Two nodes that share a Redis.
 
 my %env;
 @env{qw(PORT PORT_B BACKEND_PORT REDIS_PORT)} = ports(4);
