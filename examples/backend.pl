@@ -17,7 +17,8 @@
 #
 # The field X-Play tells it what to act: slow=2 answers two seconds after it has
 # carried out what it was asked for, lose=1 does not answer after that, die=1
-# does nothing at all, status=500 answers so and does nothing else.
+# does nothing at all, status=500 answers so and does nothing else.  How often it
+# was asked for something is in a file, too, which has the name LEDGER.asked.
 #
 # Usage: [SECRET=text] backend.pl port ledger
 
@@ -55,10 +56,9 @@ my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 128,
                                      LocalPort => $port, ReuseAddr => 1)
     or die "backend: cannot listen on port $port: $!\n";
 
-# whoever waits for us sees the ledger now
+# whoever waits for us sees the files now
 
-open my $new, '>>', $ledger or die "$ledger: $!\n";
-close $new;
+append($_, '') for "$ledger.asked", $ledger;
 
 $SIG{CHLD} = 'IGNORE';
 
@@ -80,6 +80,8 @@ sub serve {
     my $r = request($client) // return;
     my %play = field($r, 'X-Play') =~ /(\w+)=(\w+)/g;
     my @answer;
+
+    append("$ledger.asked", "$r->{line}\n") if $r->{line} =~ /^POST/;
 
     return if $play{die};
 
@@ -239,7 +241,7 @@ sub take {
 
     return (422, qq({"error":"not so many left"}\n)) if $n > $left;
 
-    select undef, undef, undef, 0.5;
+    sleep $1 if field($r, 'X-Play') =~ /think=(\d)/;
 
     note('sale', sprintf '%s, %d for %s, %d left', $thing, $n, $order,
          $left - $n);
@@ -349,6 +351,17 @@ sub note {
     close $out;
 
     return $n;
+}
+
+
+sub append {
+    my ($file, $text) = @_;
+
+    open my $out, '>>', $file or die "$file: $!\n";
+    print {$out} $text;
+    close $out;
+
+    return;
 }
 
 

@@ -53,6 +53,35 @@ my %recipes = (
         [ qr/^   two: 400\n.*is missing/m,   'two keys are none'             ],
         [ qr/^   charge 2: 20\n\n/m,         'two payments, and no other'    ],
     ],
+    form => [
+        [ qr/^   click2: 201, $replayed$/m,  'the second click is a replay'  ],
+        [ qr/^   changed: 422$/m,            'a token is for one order'      ],
+        [ qr/^   tab2: 204$/m,               'a second page sells nothing'   ],
+        [ qr/^   taken: 403$/m,              'a token is for one user'       ],
+        [ qr/^   sale 3: .* of bob\n\n/m,    'three sales, and no other'     ],
+    ],
+    callback => [
+        [ qr/^   again: 200, $replayed$/m,   'a duplicate is acknowledged'   ],
+        [ qr/^   old: 200\n +\(empty\)$/m,   'so is an old one'              ],
+        [ qr/^   older: 200\n +\(empty\)$/m, 'also of two at once'           ],
+        [ qr/^   retried: 200\n +success$/m, 'a failed one comes again'      ],
+        [ qr/^   payment 2: A is paid.*\n.* 3: B is paid.*\n.* 4: A is refunded/m,
+                                             'no step backwards'             ],
+    ],
+    stock => [
+        [ qr/^   sale 2: pear, .* 6 left$/m, 'without nginx a sale is lost'  ],
+        [ qr/^   eve: 412\n.*another version/m, 'the second buyer is told'   ],
+        [ qr/^   repeated: 200, .*$replayed$/m, 'a retry is not stale'       ],
+        [ qr/^   blind: 428$/m,              'a version is needed'           ],
+        [ qr/^   sale 5: apple, .* 1 left\n\n/m, 'no sale of apples is lost' ],
+    ],
+    sync => [
+        [ qr/^   two: 204\n/m,               'an old number is thanked'      ],
+        [ qr/^   four: 204\n/m,              'also of two at once'           ],
+        [ qr/^   retried: 200$/m,            'a failed one comes again'      ],
+        [ qr/^   mistake: 422$/m,            'a number is for one change'    ],
+        [ qr/^   item 5: door = shut.*\n\n/m, 'what was carried out'         ],
+    ],
 );
 
 for my $name (sort keys %recipes) {
