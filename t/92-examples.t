@@ -82,6 +82,32 @@ my %recipes = (
         [ qr/^   mistake: 422$/m,            'a number is for one change'    ],
         [ qr/^   item 5: door = shut.*\n\n/m, 'what was carried out'         ],
     ],
+    webhooks => [
+        [ qr/^   forged: 401\n.*\n.*\n   push: 200$/m,
+                                             'a forged one uses nothing up'  ],
+        [ qr/^   redelivery: 204, $replayed$/m, 'GitHub delivers twice'      ],
+        [ qr/^   depot: 200$/m,              'an id belongs to its source'   ],
+        [ qr/^   handled: 200$/m,            'a failed one comes again'      ],
+        [ qr/^   twin: 204, $replayed$/m,    'two of Stripe at once'         ],
+        [ qr/^   event 5: stripe evt_1\n\n/m, 'what was carried out'         ],
+    ],
+    message => [
+        [ qr/^   retried: 200$/m,            'what was rolled back may run'  ],
+        [ qr/^   impatient: 409, Retry-After: 1\n.*outcome/m,
+                                             'the upstream does not know'    ],
+        [ qr/^   patient: 200, $replayed$/m, 'then it knows'                 ],
+        [ qr/^   found: 200, $replayed$/m,   'it had died, and it was done'  ],
+        [ qr/^   alive: 200$/m,              'it had died, and it was not'   ],
+        [ qr/^   message 12: m5 is committed\n\n/m, 'what was carried out'   ],
+    ],
+    tenants => [
+        [ qr/^   globex: 201$/m,             'one key of two certificates'   ],
+        [ qr/^   again: 201, $replayed$/m,   'a new certificate'             ],
+        [ qr/^   other: 201$/m,              'one key of two tokens'         ],
+        [ qr/^   fresh: 201, $replayed$/m,   'a new token'                   ],
+        [ qr/^   forged: 401$/m,             'a forged token'                ],
+        [ qr/^   charge 4: 30 for globex\n\n/m, 'four charges, and no other' ],
+    ],
 );
 
 for my $name (sort keys %recipes) {
