@@ -4,6 +4,7 @@
 # carries out, and writes a line into the ledger.
 #
 #   POST /charges, /orders, /callbacks
+#   GET  /callbacks           tells whether one was carried out
 #   POST /events              /events/github with a signature that is checked
 #   POST /items               stores a value
 #   GET  /stock/thing         how many there are, and an ETag
@@ -17,8 +18,8 @@
 #
 # The field X-Play tells it what to act: slow=2 answers two seconds after it has
 # carried out what it was asked for, lose=1 does not answer after that, die=1
-# does nothing at all, status=500 answers so and does nothing else.  How often it
-# was asked for something is in a file, too, which has the name LEDGER.asked.
+# does nothing at all, status=500 answers so and does nothing else.  How often
+# it was asked for something is in another file, whose name ends in ".asked".
 #
 # Usage: [SECRET=text] backend.pl port ledger
 
@@ -40,6 +41,7 @@ my @routes = (
     [ qr{^POST /charges$},        \&charge       ],
     [ qr{^POST /orders$},         \&order        ],
     [ qr{^POST /callbacks$},      \&callback     ],
+    [ qr{^GET /callbacks$},       \&known        ],
     [ qr{^POST /events$},         \&event        ],
     [ qr{^POST /events/github$},  \&github_event ],
     [ qr{^POST /items$},          \&item         ],
@@ -184,6 +186,16 @@ sub callback {
     note('payment', "$order is $status, says $serial");
 
     return (200, "success\n");
+}
+
+
+sub known {
+    my ($r) = @_;
+
+    my $serial = field($r, 'X-Serial');
+
+    return (200, "success\n") if grep { /says \Q$serial\E$/ } lines();
+    return (404, qq({"error":"not carried out"}\n));
 }
 
 

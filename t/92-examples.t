@@ -65,6 +65,7 @@ my %recipes = (
         [ qr/^   old: 200\n +\(empty\)$/m,   'so is an old one'              ],
         [ qr/^   older: 200\n +\(empty\)$/m, 'also of two at once'           ],
         [ qr/^   retried: 200\n +success$/m, 'a failed one comes again'      ],
+        [ qr/^   found: 200, $replayed$/m,   'one of which nobody knew'      ],
         [ qr/^   payment 2: A is paid.*\n.* 3: B is paid.*\n.* 4: A is refunded/m,
                                              'no step backwards'             ],
     ],
