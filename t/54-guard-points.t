@@ -32,6 +32,7 @@ my %steady = (path => '/steady', key => 'steady');
 
 my $steady_c = $t->connect;
 my $steady = $t->worker_of($steady_c);
+$t->spare($steady);
 $steady_c->request(method => 'POST', %steady);
 $backend->wait_for_request;
 

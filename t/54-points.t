@@ -237,6 +237,7 @@ $backend->hold;
 
 my $steady_c = $t->connect;
 $steady = $t->worker_of($steady_c);
+$t->spare($steady);
 $steady_c->request(%running);
 $backend->wait_for_request;
 

@@ -9,7 +9,8 @@
  *
  * NGX_IDEM_POINTS_DIR in the environment is a directory.  Whoever comes to a
  * place and can remove the file of its name there dies: one process, once.
- * So a place is armed in an nginx that runs, by making that file.
+ * So a place is armed in an nginx that runs, by making that file.  A process
+ * whose pid is the name of a file there lives on.
  *
  * A unit test that includes the sources may bring an NGX_IDEM_POINT of its own.
  */
@@ -37,6 +38,12 @@ ngx_idem_point(const char *name)
     dir = getenv("NGX_IDEM_POINTS_DIR");
 
     if (dir == NULL) {
+        return;
+    }
+
+    (void) snprintf(file, PATH_MAX, "%s/%ld", dir, (long) getpid());
+
+    if (access(file, F_OK) == 0) {
         return;
     }
 

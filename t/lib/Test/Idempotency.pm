@@ -310,6 +310,7 @@ sub winch       { $_[0]{nginx}->winch; return $_[0] }
 sub end_old     { $_[0]{nginx}->end_old; return $_[0] }
 sub end_new     { $_[0]{nginx}->end_new; return $_[0] }
 sub arm         { my $t = shift; return $t->{nginx}->arm(@_) }
+sub spare       { my $t = shift; return $t->{nginx}->spare(@_) }
 sub kill_worker { my $t = shift; return $t->{nginx}->kill_worker(@_) }
 
 sub refuse_reload        { return $_[0]{nginx}->refuse_reload($_[1]) }

@@ -473,11 +473,22 @@ sub arm {
 }
 
 
+# A worker that lives on, whatever it comes to.
+
+sub spare {
+    my ($self, $pid) = @_;
+
+    $self->write_file("points/$pid", '');
+
+    return;
+}
+
+
 sub wait_for_death {
     my ($self) = @_;
 
     wait_for('a worker dies', sub {
-        return if glob "$self->{dir}/points/*";
+        return if glob "$self->{dir}/points/[a-z]*";
 
         my @now = $self->workers;
         return @now == $self->{workers}
