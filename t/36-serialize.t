@@ -22,6 +22,7 @@ my $t = Test::Idempotency->new('idempotency payments; ', workers => 2,
     location /two/   { proxy_pass http://backend;
                        idempotency_serialize $arg_account wait=10s queue=2; }
     location /lease/ { proxy_pass http://backend; idempotency_lease 300ms;
+                       idempotency_max_response 3k;
                        idempotency_serialize $arg_account wait=10s; }
 END
 
@@ -169,6 +170,51 @@ is($first->response->status, 502, 'an upstream that fails');
 $t->backend->wait_for_request;
 $t->backend->answer(200, 'last');
 is_answer($last, 200, 'last', 'then comes the next one');
+
+# An answer that is not kept passes: the upstream is at it until its end.
+
+for my $how ('streamed', 'too large') {
+    my %flows = change('/lease/?account=a');
+    $first = $t->start_post(%flows);
+    my $held = $t->backend->wait_for_request;
+    $t->backend->send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+        . ($how eq 'streamed' ? "X-Accel-Buffering: no\r\n\r\n5\r\nhello\r\n"
+           : "\r\n1000\r\n" . 'x' x 4096 . "\r\n"), to => $held);
+    wait_for('it passes', sub { $first->answered });
+    is_problem($t->post(%flows), 409, 'response-not-stored',
+               "an answer that is $how: it is recorded");
+    $requests = $t->backend->requests;
+    $last = start('/lease/?account=a');
+    $t->wait_until(waiting => 1);
+    my $over = time + 1;
+    wait_for('the lease would be over', sub { time > $over });
+    is($t->backend->requests, $requests, "$how: nobody comes before its end");
+    $t->backend->answer(0, '', raw => "0\r\n\r\n", to => $held);
+    is($first->response->status, 200, "$how: it ends");
+    $t->backend->wait_for_request;
+    $t->backend->answer(200, 'last');
+    is_answer($last, 200, 'last', "$how: then comes the next one");
+}
+
+# One whose client leaves meanwhile goes on as well.
+
+$first = start('/lease/?account=a');
+my $flows = $t->backend->wait_for_request;
+$t->backend->send("HTTP/1.1 200 OK\r\nX-Accel-Buffering: no\r\n\r\nhello",
+                  to => $flows);
+wait_for('it passes', sub { $first->answered });
+$last = start('/lease/?account=a');
+$t->wait_until(waiting => 1);
+$requests = $t->backend->requests;
+$first->reset;
+$t->zone;
+$t->backend->send('here', to => $flows);
+$t->zone;
+is($t->backend->requests, $requests, 'its client leaves: nobody comes yet');
+$t->backend->close(to => $flows);
+$t->backend->wait_for_request;
+$t->backend->answer(200, 'last');
+is_answer($last, 200, 'last', 'its client leaves: then comes the next one');
 
 # A lease is renewed, also while waiting.
 

@@ -11,6 +11,9 @@ my $t = Test::Idempotency->new('idempotency payments;', workers => 2,
     locations => <<'END');
     idempotency_methods  POST PUT DELETE;
     location /free/ { proxy_pass http://backend; idempotency_version $uri; }
+    location /gzip/ { proxy_pass http://backend; idempotency_version $uri;
+                      idempotency_max_response 1; gzip on; gzip_min_length 1;
+                      gzip_proxied any; gzip_types *; }
     location /must/ { proxy_pass http://backend;
                       idempotency_version $uri required; }
     location /short/ { proxy_pass http://backend; idempotency_version $uri;
@@ -58,6 +61,24 @@ carried_out({ change('/free/1', '"x"') }, 200, '"v1"',
             'nothing is known of a resource');
 stale({ change('/free/1', '"x"') }, 'another version');
 carried_out({ change('/free/1') }, 200, '"v2"', 'without If-Match');
+
+# nginx makes a weak tag of it where it compresses, and says so to the client
+# alone; the answer may be too large to keep, or its request have no key.
+
+for ([ 'with a key', '/gzip/1' ], [ 'without a key', '/gzip/2' ]) {
+    my ($key, $path) = @$_;
+    my %request = change($path);
+    push @{ $request{headers} }, [ 'Accept-Encoding' => 'gzip' ];
+    delete $request{key} if $key eq 'without a key';
+    my $client = $t->start_post(%request);
+    $t->backend->wait_for_request;
+    $t->backend->answer(200, 'x' x 5000, headers => [ [ ETag => '"z1"' ] ]);
+    is($client->response->header('ETag'), 'W/"z1"', "gzip, $key: a weak tag");
+    stale({ change($path, '"z0"') }, "gzip, $key: another version");
+    carried_out({ change($path, '"z1"') }, 200, '"z2"',
+                "gzip, $key: the version of the upstream");
+}
+
 stale({ change('/free/1', '"v1"') }, 'the version before');
 carried_out({ change('/free/1', '"v2"') }, 200, '"v3"', 'the version now');
 carried_out({ change('/free/1', '"a", "v3" , W/"b"') }, 200, '"v4"',

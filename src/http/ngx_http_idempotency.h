@@ -261,6 +261,7 @@ typedef struct {
     size_t         size;       /* of body */
     off_t          announced;  /* size, -1: not told */
     ngx_uint_t     status;
+    ngx_str_t      etag;       /* before gzip and others weaken it */
 } ngx_http_idempotency_response_t;
 
 
@@ -727,13 +728,17 @@ ngx_int_t ngx_http_idempotency_guard(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
 /*
- * The claim has ended, as ctx->guards->fate says: so do those that are held.
- * NGX_AGAIN: committed() is called when the store has answered for all.
+ * The claim has ended, as ctx->guards->fate says: so do those that are held,
+ * unless ctx->guards->stays.  NGX_AGAIN: committed() is called when the store
+ * has answered for all.
  */
 ngx_int_t ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx);
 
 /* The same without waiting, also for those that are only asked for. */
 void ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx);
+
+/* The upstream is through with an answer that passed: nothing stays. */
+void ngx_http_idempotency_guards_through(ngx_http_idempotency_ctx_t *ctx);
 
 void ngx_http_idempotency_guards_renew(ngx_http_idempotency_ctx_t *ctx);
 

@@ -127,6 +127,10 @@ ngx_http_idempotency_response_init(ngx_http_request_t *r,
     ctx->response.status = r->headers_out.status;
     ctx->response.announced = ngx_http_idempotency_bodiless(r)
                                   ? -1 : r->headers_out.content_length_n;
+
+    if (r->headers_out.etag && r->headers_out.etag->hash) {
+        ctx->response.etag = r->headers_out.etag->value;
+    }
 }
 
 
@@ -156,7 +160,10 @@ ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         return ngx_http_idempotency_send(r, ctx);
     }
 
-    if (ctx && ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING) {
+    if (ctx
+        && (ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING
+            || (ctx->guards && ctx->guards->stays)))
+    {
         ngx_http_idempotency_pass_body(r, ctx, in);
     }
 
@@ -460,7 +467,8 @@ ngx_http_idempotency_overflow(ngx_http_request_t *r,
 
 /*
  * What is certain already is recorded before the client sees anything of it.
- * An answer that will release the claim holds it until it has come whole.
+ * An answer that will release the claim holds it until it has come whole; so
+ * does any other one what it guards.
  */
 
 static void
@@ -472,9 +480,15 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
 
     fate = ngx_http_idempotency_fate(r, ctx, 1, &ttl_s);
 
-    if (fate != NGX_IDEM_FATE_RELEASE) {
-        ngx_http_idempotency_settle_now(ctx, fate, ttl_s);
+    if (fate == NGX_IDEM_FATE_RELEASE) {
+        return;
     }
+
+    if (ctx->guards) {
+        ctx->guards->stays = 1;
+    }
+
+    ngx_http_idempotency_settle_now(ctx, fate, ttl_s);
 }
 
 
@@ -734,6 +748,7 @@ ngx_http_idempotency_pass_end(ngx_http_request_t *r,
     ngx_idem_fate_e  fate;
 
     if (ctx->state != NGX_HTTP_IDEMPOTENCY_PASSING) {
+        ngx_http_idempotency_guards_through(ctx);
         return;
     }
 

@@ -87,7 +87,7 @@ static void ngx_http_idempotency_guard_outcome(
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_uint_t ngx_http_idempotency_guard_succeeded(
     ngx_http_idempotency_ctx_t *ctx);
-static void ngx_http_idempotency_guard_learn(ngx_http_request_t *r,
+static void ngx_http_idempotency_guard_learn(ngx_http_idempotency_ctx_t *ctx,
     ngx_http_idempotency_guard_t *gd);
 
 
@@ -1013,6 +1013,10 @@ ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx)
 
     gs = ctx->guards;
 
+    if (gs->stays) {
+        return NGX_OK;
+    }
+
     if (gs->event.timer_set) {
         ngx_del_timer(&gs->event);
     }
@@ -1022,6 +1026,21 @@ ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx)
     }
 
     return gs->leaving ? NGX_AGAIN : NGX_OK;
+}
+
+
+void
+ngx_http_idempotency_guards_through(ngx_http_idempotency_ctx_t *ctx)
+{
+    if (ctx->guards == NULL || !ctx->guards->stays) {
+        return;
+    }
+
+    if (ctx->event.timer_set) {
+        ngx_del_timer(&ctx->event);
+    }
+
+    ngx_http_idempotency_guards_let_go(ctx);
 }
 
 
@@ -1036,6 +1055,8 @@ ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx)
 
     gs = ctx->guards;
     st = ctx->ilcf->store;
+
+    gs->stays = 0;
 
     for (i = 0; i < gs->n; i++) {
         ngx_http_idempotency_guard_ask_no_more(ctx, &gs->guards[i]);
@@ -1154,7 +1175,7 @@ ngx_http_idempotency_guard_outcome(ngx_http_idempotency_ctx_t *ctx,
     if (gs->fate == NGX_IDEM_FATE_STORE && ctx->op.verdict != NGX_IDEM_LOST) {
 
         if (ngx_http_idempotency_guard_succeeded(ctx)) {
-            ngx_http_idempotency_guard_learn(ctx->request, gd);
+            ngx_http_idempotency_guard_learn(ctx, gd);
         }
 
         return;
@@ -1184,10 +1205,10 @@ ngx_http_idempotency_guard_succeeded(ngx_http_idempotency_ctx_t *ctx)
 
 
 static void
-ngx_http_idempotency_guard_learn(ngx_http_request_t *r,
+ngx_http_idempotency_guard_learn(ngx_http_idempotency_ctx_t *ctx,
     ngx_http_idempotency_guard_t *gd)
 {
-    ngx_table_elt_t  *etag;
+    ngx_str_t  *etag;
 
     switch (gd->conf->kind) {
 
@@ -1197,15 +1218,14 @@ ngx_http_idempotency_guard_learn(ngx_http_request_t *r,
         break;
 
     case NGX_HTTP_IDEMPOTENCY_VERSION:
-        etag = r->headers_out.etag;
+        etag = &ctx->response.etag;
 
         ngx_str_null(&gd->op.value);
 
-        if (etag && etag->hash
-            && etag->value.len <= NGX_IDEM_GUARD_VALUE
-            && ngx_idem_order_is_tag(ngx_http_idempotency_span(&etag->value)))
+        if (etag->len <= NGX_IDEM_GUARD_VALUE
+            && ngx_idem_order_is_tag(ngx_http_idempotency_span(etag)))
         {
-            gd->op.value = etag->value;
+            gd->op.value = *etag;
         }
 
         break;

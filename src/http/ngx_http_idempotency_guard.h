@@ -127,6 +127,8 @@ typedef struct {
     unsigned                             local:1;
     unsigned                             waits:1;
     unsigned                             last_try:1;
+    unsigned                             stays:1;   /* the upstream is at it,
+                                                       though all is settled */
 } ngx_http_idempotency_guards_t;
 
 

@@ -193,7 +193,7 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
     op = &ctx->op;
     st = ctx->ilcf->store;
 
-    if (ctx->event.timer_set) {
+    if (ctx->event.timer_set && !(ctx->guards && ctx->guards->stays)) {
         ngx_del_timer(&ctx->event);
     }
 
@@ -239,7 +239,7 @@ ngx_http_idempotency_settle_now(ngx_http_idempotency_ctx_t *ctx,
         st = ctx->ilcf->store;
         st->verbs->cancel(st, &ctx->op);
 
-        if (ctx->guards) {
+        if (ctx->guards && !ctx->guards->stays) {
             ngx_http_idempotency_guards_let_go(ctx);
         }
 
@@ -497,6 +497,11 @@ ngx_http_idempotency_renew_handler(ngx_event_t *ev)
 
     if (ctx->guards) {
         ngx_http_idempotency_guards_renew(ctx);
+    }
+
+    if (ctx->state == NGX_HTTP_IDEMPOTENCY_SETTLED) {
+        ngx_http_idempotency_renew_again(ctx);
+        return;
     }
 
     if (st->verbs->renew(st, &ctx->op) == NGX_OK
