@@ -248,4 +248,20 @@ for ($a, $b) {
                 |cannot be asked/x);
 }
 
+# An answer that passes holds the guard to its end, for all nodes.
+
+my $flows = start($a, '/lease/?of=flows');
+my $asks = $a->backend->wait_for_request;
+$a->backend->send("HTTP/1.1 200 OK\r\nX-Accel-Buffering: no\r\n\r\nhello",
+                  to => $asks);
+wait_for('it passes', sub { $flows->answered });
+my $behind = start($b, '/lease/?of=flows');
+wait_for('the other node waits', sub { guards() =~ /r1/ });
+my $over = time + 1.5;
+wait_for('the lease would be over', sub { time > $over });
+is($b->backend->held, 0, 'nobody comes before its end');
+$a->backend->close(to => $asks);
+is($flows->response->body, 'hello', 'it ends');
+arrives($b, $behind, 'then comes the next one');
+
 done_testing;
