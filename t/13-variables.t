@@ -266,10 +266,12 @@ my $zone = decode_json($page->body)->{zones}{payments};
 is($page->status, 200, 'the page');
 is($page->header('Content-Type'), 'application/json', 'is JSON');
 is($zone->{size}, 1024 * 1024, 'the size of the zone');
-is_deeply([ sort keys %$zone ], [ sort qw(size block blocks free records
+is_deeply([ sort keys %$zone ], [ sort qw(size block blocks free records guards
                                           waiting counters) ], 'its members');
 is_deeply([ sort keys %{ $zone->{records} } ],
           [ sort qw(running done unstored unknown) ], 'records by state');
+is_deeply([ sort keys %{ $zone->{guards} } ], [ sort qw(held known) ],
+          'guards by state');
 cmp_ok($zone->{free}, '<', $zone->{blocks}, 'some blocks are taken');
 cmp_ok($zone->{blocks} * $zone->{block}, '<=', $zone->{size}, 'all fit in');
 is($zone->{counters}{$_->[0]}, $_->[1], "$_->[1] times $_->[0]")
