@@ -171,7 +171,7 @@ sub _replay {
     $self->_say('answers', $r, 'got a replay of what is not kept')
         if $e->{fate} ne 'done' && !_checked($e, $r);
     $self->_say('steady', $r, 'got a replay of what was over')
-        if !($REDIS && $self->_may_run_again($r))
+        if !$self->_is_kept($r, $e)
            && grep { $_->{fence} > $e->{fence} && $_->{t} < $r->{t0} }
               @{ $id->{runs} };
 
@@ -181,15 +181,16 @@ sub _replay {
 }
 
 
-# A node that Redis did not hear knows what is unknown to the other one, which
-# runs it again.
+# A node that Redis did not hear in time keeps what it has, and the other one,
+# to which that is unknown, may run it again.
 
-sub _may_run_again {
-    my ($self, $r) = @_;
+sub _is_kept {
+    my ($self, $r, $e) = @_;
 
-    my $place = $self->{facts}->place($r);
+    my $facts = $self->{facts};
 
-    return $place->{retry} || $place->{check};
+    return $REDIS && !$facts->sure($e)
+        && $facts->request($e->{request})->{node} == $r->{node};
 }
 
 
@@ -205,7 +206,7 @@ sub _too_late {
 
     # on Redis its life begins when that is told
 
-    $life += $place->{lease} + GRACE if $REDIS;
+    $life += $place->{lease} + GRACE if $REDIS && !$facts->sure($e);
 
     $self->_say('stuck', $r, 'got a replay after its time')
         if $r->{fresh} && $r->{t0} > $e->{known} + $life + 2 * SLACK
@@ -252,9 +253,22 @@ sub _in_flight {
 
     $self->_say('reasons', $r, 'has not waited')
         if $wait && $r->{fresh} && $r->{t2} - $r->{t0} < $wait - SLACK
-           && !($REDIS && $facts->death_within(0, $r->{t2}));
+           && !($REDIS && $self->_in_doubt($r, $id));
 
     return;
+}
+
+
+# A node may have forgotten what it had claimed; and may have been told since
+# by Redis alone.
+
+sub _in_doubt {
+    my ($self, $r, $id) = @_;
+
+    my $facts = $self->{facts};
+    my @when = ($r->{node}, $id->{requests}[0]{t0}, $r->{t2});
+
+    return $facts->death_on(@when) || $facts->trouble(@when);
 }
 
 
@@ -283,12 +297,19 @@ sub _may_be_unknown {
 
     if ($of->{own}) {
         my $since = $facts->outcomes($of->{own})->{unknown};
-        return defined $since && $since <= $r->{t2};
+        return 1 if defined $since && $since <= $r->{t2};
+        return 0 if !$REDIS || $facts->sure($of->{own});
     }
 
     return 1 if $of->{upstream} =~ /^(reset|kept)$/;
     return 1 if $place->{hasty};
-    return 1 if $place->{lease} && $facts->leases_end($place);
+    return 1 if $place->{lease} && !$REDIS && $facts->leases_end($place);
+
+    # a claim whose answer was lost, and that could not be given back
+
+    return 1 if $REDIS && $of->{t0} + $place->{lease} - SLACK <= $r->{t2}
+                && $facts->trouble($of->{node}, $of->{t0} - 1,
+                                   $facts->may_run_until($of));
 
     return grep { $_->{from} <= $r->{t2} }
         $facts->death_within($of->{t0}, $facts->may_run_until($of));
@@ -329,8 +350,10 @@ sub _key_reused {
 sub _store_unavailable {
     my ($self, $r) = @_;
 
+    my $facts = $self->{facts};
+
     $self->_say('reasons', $r, 'is told that the store is away, and it is not')
-        if !$REDIS;
+        if !$REDIS || !$facts->trouble($r->{node}, $r->{t0}, $r->{t2});
     $self->_say('answers', $r, 'is told that the store is away, and ran')
         if $r->{own};
 
@@ -358,16 +381,15 @@ sub _known {
 
     return if !@{ $id->{requests} } || $facts->zone_of($id)->{evict};
 
-    # a node on a Redis knows what it has replayed
-
-    return map { $self->_known_by($_) } @{ $id->{runs} } if $REDIS;
-
     my @known = ((map { $self->_known_run($_) } @{ $id->{runs} }),
+                 (map { $self->_known_by($_) } @{ $id->{runs} }),
                  $self->_known_unknown($id));
 
     return grep { defined $_->{from} && $_->{from} < $_->{until} } @known;
 }
 
+
+# A node on a Redis has what it has replayed, whatever becomes of Redis.
 
 sub _known_by {
     my ($self, $e) = @_;
@@ -376,7 +398,7 @@ sub _known_by {
     my $by = $e->{replayed_by} || {};
     my $until = $facts->lives_until($e, 'done') // return;
 
-    return if $self->_may_run_again($e);
+    return if !$REDIS || !$facts->sure($e);
 
     return map { {
         run => $e, sent => $e->{sent}, state => 'done', node => $_,
@@ -393,8 +415,10 @@ sub _known_run {
 
     my $facts = $self->{facts};
     my $r = $facts->request($e->{request}) or return;
-    my $sure = !$facts->place($e)->{lease};
+    my $sure = $facts->sure($e);
     my %fact = (run => $e, sent => $e->{sent});
+
+    return if $REDIS && !$sure;
 
     if ($e->{fate} eq 'done' || defined $e->{checked}) {
         my $small = $facts->zone_of($e)->{small};
@@ -411,7 +435,10 @@ sub _known_run {
               || !defined $r->{run} && ($r->{end} eq 'answer'
                                         || $facts->place($e)->{hasty});
 
-    return { %fact, state => 'unstored', from => $r->{got},
+    # it is sent on before Redis has heard of it
+
+    return { %fact, state => 'unstored',
+             from => defined $r->{got} ? $r->{got} + $REDIS : undef,
              until => $facts->lives_until($e, 'unstored') };
 }
 
@@ -424,7 +451,7 @@ sub _known_unknown {
     my $place = $self->{facts}->place($id);
     my (%first, @known);
 
-    return if $place->{retry} || $place->{check};
+    return if $place->{retry} || $place->{check} || $REDIS;
 
     for my $r (@{ $id->{requests} }) {
         my $first = $first{ $r->{sent} } //= $r->{t0};
@@ -449,7 +476,9 @@ sub _steady {
         next if $r->{t0} < $fact->{from} || $r->{t2} > $fact->{until}
                 || ($fact->{node} // $r->{node} // 0) != ($r->{node} // 0);
 
-        my $right = $told eq '-' || (
+        my $right = $told eq '-'
+            || ($told eq 'store-unavailable' && !defined $fact->{node})
+            || ($REDIS && $self->_kept_by_its_node($r, $fact)) || (
             $r->{sent} ne $fact->{sent} ? $told eq 'key-reused'
             : $fact->{state} eq 'unknown' ? $told eq 'outcome-unknown'
             : $fact->{state} eq 'unstored' ? $told eq 'response-not-stored'
@@ -463,6 +492,36 @@ sub _steady {
     }
 
     return;
+}
+
+
+# Whether a node has kept an outcome that Redis had not taken in time: there,
+# it was unknown, and was run again.
+
+sub _kept_by_its_node {
+    my ($self, $r, $fact) = @_;
+
+    my $facts = $self->{facts};
+
+    return grep {
+        $_ != $fact->{run} && $self->_is_kept($r, $_)
+            && ($r->{told} eq 'replayed' ? $r->{run} == $_->{n}
+                : $r->{told} eq 'response-not-stored')
+    } @{ $facts->identity($r)->{runs} };
+}
+
+
+# One who has asked in vain has its answer before Redis has the unknown back.
+
+sub _just_asked {
+    my ($self, $r) = @_;
+
+    my $facts = $self->{facts};
+
+    return $REDIS && $facts->place($r)->{check}
+        && grep { ($_->{told} // '') eq 'outcome-unknown'
+                  && $_->{t2} <= $r->{t2} && $_->{t2} > $r->{t0} - 1 }
+           @{ $facts->identity($r)->{requests} };
 }
 
 
@@ -484,7 +543,8 @@ sub _stuck {
             || ($told eq 'first' && (defined $r->{run}
                                      || $facts->place($r)->{hasty}))
             || ($REDIS && $told eq 'waited')
-            || ($told eq 'store-full' && $facts->zone_of($r)->{small}));
+            || ($told eq 'store-full' && $facts->zone_of($r)->{small})
+            || ($told eq 'in-flight' && $self->_just_asked($r)));
 
     $self->_say('stuck', $r, "got $r->{end} $told when all was quiet")
         if !$right;

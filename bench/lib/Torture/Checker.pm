@@ -84,7 +84,7 @@ sub _story {
 
     my @lines = map { [ $_->{t0}, sprintf('    %.3f %.3f %s %s', $_->{t0},
         $_->{t2}, $_->{id}, join ' ', map { "$_->[0]=$_->[1]" }
-        _members($_, qw(variant upstream leave end status told run mark worker
+        _members($_, qw(node variant upstream leave end status told run mark worker
                         fresh t1))) ] } @{ $id->{requests} };
 
     push @lines, map { [ $_->{t}, sprintf('    %.3f execution %d %s', $_->{t},
@@ -99,8 +99,24 @@ sub _story {
                @{ $id->{requests} }, @{ $id->{runs} };
     }
 
+    push @lines, $self->_troubles($id);
+
     return join "\n", "    $id->{name}:",
         map { $_->[1] } sort { $a->[0] <=> $b->[0] } @lines;
+}
+
+
+sub _troubles {
+    my ($self, $id) = @_;
+
+    my @times = sort { $a <=> $b }
+        map { ($_->{t0}, $_->{t2}) } @{ $id->{requests} };
+
+    return map {
+        [ $_->{t}, sprintf '    %.3f %.3f %s%s', @$_{qw(t to)},
+          $_->{kind} // 'the machine was busy',
+          defined $_->{node} ? " of the net of node $_->{node}" : '' ]
+    } $self->{facts}->troubles($times[0] - 5, $times[-1]);
 }
 
 

@@ -19,19 +19,21 @@ use constant {
 };
 
 
-# events (lines of all logs but nginx's), errors (text of the error log),
-# offset (from the clock of the events to that of the error log), zones (as
-# idempotency_status shows them).
+# events (lines of all logs but nginx's), errors (the text of the error log
+# of each node), offset (from the clock of the events to that of the error
+# logs), zones (as idempotency_status shows them).
 
 sub new {
     my ($class, %o) = @_;
 
     my $self = bless { zones => $o{zones} || {}, runs => {}, requests => {},
                        identities => {}, dead => {}, freezes => [],
-                       parts => [], stalls => [], order => [] }, $class;
+                       parts => [], troubles => [], order => [],
+                       node_of => {} }, $class;
 
     $self->_take($_) for @{ $o{events} };
-    $self->_take_deaths($o{errors} // '', $o{offset} // 0);
+    $self->_take_errors($_, $o{errors}[$_], $o{offset} // 0)
+        for 0 .. $#{ $o{errors} };
     $self->_join;
 
     return $self;
@@ -101,17 +103,25 @@ sub _take {
         push @{ $self->{parts} }, $event;
 
     } elsif ($what eq 'stall') {
-        push @{ $self->{stalls} }, $event;
+        push @{ $self->{troubles} }, { t => $event->{t} - $event->{s} - 1,
+                                       to => $event->{t} };
+
+    } elsif ($what eq 'trouble') {
+        push @{ $self->{troubles} }, $event;
     }
 
     return;
 }
 
 
-# Workers that have killed themselves, at a point: nginx tells to the second.
+# Whose workers were whose.  Those that have killed themselves, at a point:
+# nginx tells to the second.
 
-sub _take_deaths {
-    my ($self, $errors, $offset) = @_;
+sub _take_errors {
+    my ($self, $node, $errors, $offset) = @_;
+
+    $self->{node_of}{$1} = $node
+        while $errors =~ /start worker process (\d+)/g;
 
     while ($errors =~ m{^(\d+)/(\d+)/(\d+)\ (\d+):(\d+):(\d+)\ .*
                         worker\ process\ (\d+)\ exited\ on\ signal\ 9}gmx)
@@ -275,7 +285,8 @@ sub _lease_ended {
     my $place = $self->place($e);
     my $r = $self->request($e->{request});
 
-    return if !$place->{lease} || !$r || !$self->leases_end($place);
+    return if !$place->{lease} || !$r || !$self->leases_end($place)
+              || ($REDIS && $self->sure($e));
 
     return $r->{t0} + $place->{lease} - SLACK;
 }
@@ -379,12 +390,29 @@ sub may_have_owned {
 sub may_run_until {
     my ($self, $r) = @_;
 
-    # Redis is told of its end as soon as that can be done, or the lease ends
-
-    return $r->{t2} + $self->place($r)->{lease} + GRACE
-        if $REDIS && $r->{end} eq 'answer';
-
+    return $self->_redis_runs_until($r) if $REDIS;
     return $r->{t2} if $r->{end} eq 'answer';
+
+    return $self->_runs_until($r);
+}
+
+
+# Redis is told of its end as soon as that can be done, or the lease ends.
+
+sub _redis_runs_until {
+    my ($self, $r) = @_;
+
+    my $end = $r->{end} eq 'answer' ? $r->{t2} + 1 : $self->_runs_until($r);
+
+    return $end if !$self->death_on($r->{node}, $r->{t0}, $end)
+                   && !$self->trouble($r->{node}, $r->{t0} - 1, $end);
+
+    return $end + $self->place($r)->{lease} + GRACE;
+}
+
+
+sub _runs_until {
+    my ($self, $r) = @_;
 
     my $end = $r->{t2};
     my $e = $r->{own};
@@ -395,6 +423,67 @@ sub may_run_until {
     }
 
     return $end + GRACE;
+}
+
+
+# Whether somebody who knows the whole answer has certainly told Redis, or the
+# zone, while the claim was alive.
+
+sub sure {
+    my ($self, $e) = @_;
+
+    my $place = $self->place($e);
+
+    return !$place->{lease} if !$REDIS;
+
+    return $e->{sure} //= do {
+        my $r = $self->request($e->{request});
+        my $end = ($e->{end} // 1e9) + 1;
+
+        $r && $end - $r->{t0} < $place->{lease}
+            && !$self->death($e->{worker})
+            && !$self->trouble($r->{node}, $r->{t0} - 1, $end) ? 1 : 0;
+    };
+}
+
+
+# Whether anything may have kept a node from Redis in a span of time.  When it
+# is over, a node may wait for a while before it tries again.
+
+sub trouble {
+    my ($self, $node, $from, $to) = @_;
+
+    return 1 if grep {
+        my $long = 2 * ($_->{to} - $_->{t});
+
+        (!defined $_->{node} || $_->{node} == $node) && $_->{t} <= $to
+            && $from <= $_->{to} + 1 + ($long < 2 ? $long : 2)
+    } @{ $self->{troubles} };
+
+    return grep {
+        ($self->{node_of}{ $_->{pid} } // $node) == $node
+            && $_->{t} <= $to && $from <= $_->{until} + 2
+    } $self->freezes;
+}
+
+
+sub troubles {
+    my ($self, $from, $to) = @_;
+
+    return if !$REDIS;
+    return grep { $_->{t} <= $to && $_->{to} >= $from }
+        @{ $self->{troubles} };
+}
+
+
+# Whether a worker of the node died in a span of time: what it had claimed is
+# unknown there, and claimed to others, until the lease ends.
+
+sub death_on {
+    my ($self, $node, $from, $to) = @_;
+
+    return grep { ($self->{node_of}{ $_->{pid} } // $node) == $node }
+        $self->death_within($from, $to);
 }
 
 

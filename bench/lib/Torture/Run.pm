@@ -237,11 +237,11 @@ sub _check {
     my ($self) = @_;
 
     my @logs = map { $self->_log($_) }
-        'upstream', 'chaos', map { "client-$_" } 0 .. CLIENTS - 1;
+        'upstream', 'chaos', 'trouble', map { "client-$_" } 0 .. CLIENTS - 1;
 
     $self->{checker} = Torture::Checker->new(
         events => [ map { Torture::Log->read($_) } @logs ],
-        errors => join('', map { $_->log } @{ $self->{nodes} }),
+        errors => [ map { $_->log } @{ $self->{nodes} } ],
         offset => $self->{offset},
         zones => Torture::Remains->sum(@{ $self->{remains} }));
 
@@ -294,12 +294,21 @@ sub summary {
         ($chaos->{kills} // 0) . ' kills', "$s->{own} deaths at a point",
         ($chaos->{freezes} // 0) . ' freezes',
         ($chaos->{reloads} // 0) . ' reloads',
-        $self->{outside} ? $self->{outside}->count . ' troubles' : (),
+        $self->_troubles,
         map({ "$s->{told}{$_} $_" } sort keys %{ $s->{told} }),
         map({ "$s->{end}{$_} $_" } grep { $_ ne 'answer' }
             sort keys %{ $s->{end} }));
 
     return join ', ', @said;
+}
+
+
+sub _troubles {
+    my ($self) = @_;
+
+    my $count = $self->{outside} ? $self->{outside}->count : {};
+
+    return map { "$count->{$_} x $_" } sort keys %$count;
 }
 
 

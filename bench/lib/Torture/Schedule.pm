@@ -341,6 +341,12 @@ sub chaos {
 
 # What happens to the Redis, or to the net between it and one of the nodes:
 # after how many milliseconds, what, to which of them, and for how long.
+#
+#   ways     where: up (towards Redis), down
+#   late     by how many milliseconds
+#   bytes    so many more pass before a cut
+#   how      a connection ends: close, reset
+#   clients  that Redis dismisses
 
 sub trouble {
     my ($self, $n) = @_;
@@ -348,17 +354,25 @@ sub trouble {
     my $random = $self->_stream('trouble', $n);
 
     return {
-        pause => _time($random, 40 => [ 50, 400 ], 60 => [ 400, 1500 ]),
-        what  => $self->_weighted($random, delay => 10, drop => 8, cut => 20,
-                                  half_open => 6, refuse => 6, reset => 10,
-                                  hang => 6, forget => 6, dismiss => 8),
-        which => $random->below(1000),
-        way   => $random->pick('up', 'down'),
-        bytes => $random->between(1, 600),
-        ms    => _time($random, 60 => [ 20, 300 ], 30 => [ 300, 1000 ],
-                       10 => [ 1000, 2500 ]),
+        pause   => _time($random, 40 => [ 50, 800 ], 60 => [ 800, 2000 ]),
+        what    => $self->_weighted($random, delay => 12, drop => 8,
+                       stall => 7, cut => 24, unplug => 4, half_open => 4,
+                       refuse => 4, vanish => 3, deny => 3, reset => 8,
+                       hang => 8, crash => 4, forget => 6, dismiss => 6),
+        which   => $random->below(1000),
+        ways    => $random->pick([ 'up' ], [ 'down' ], [ 'down' ],
+                                 [ 'up', 'down' ]),
+        late    => _time($random, 60 => [ 5, 200 ], 40 => [ 200, 1000 ]),
+        bytes   => _time($random, 30 => [ 1, 60 ], 40 => [ 60, 1000 ],
+                         30 => [ 1000, 6000 ]),
+        how     => $random->pick('close', 'reset'),
+        clients => $random->pick([ 'normal' ], [ 'pubsub' ],
+                                 [ 'normal', 'pubsub' ]),
+        ms      => _time($random, 60 => [ 20, 300 ], 30 => [ 300, 1000 ],
+                         10 => [ 1000, 2500 ]),
     };
 }
+
 
 
 1;

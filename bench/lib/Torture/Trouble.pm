@@ -2,10 +2,12 @@ package Torture::Trouble;
 
 # What happens to the Redis that two nodes share, and to the nets between it
 # and them, beside all else: the net is slow, swallows what is said, cuts a
-# connection after so many bytes, lets nobody in; Redis hangs, forgets its
-# scripts, dismisses its clients.  It loses nothing.  The log says when:
+# connection after so many bytes, lets nobody in; Redis hangs, crashes, forgets
+# its scripts, dismisses its clients.  It writes down what it acknowledges, and
+# so loses nothing.  A net has one trouble at a time, and so has Redis.  The log
+# says when it was over:
 #
-#   trouble  t, to, kind, node
+#   trouble  t, to, kind, node: whose net it was
 
 use strict;
 use warnings;
@@ -15,18 +17,21 @@ use Test::Idempotency::Redis;
 
 use Torture::Log;
 
+my %of_redis = map { $_ => 1 } qw(hang crash forget dismiss);
+
 
 # schedule, nodes: how many.
 
 sub new {
     my ($class, %o) = @_;
 
-    my $redis = Test::Idempotency::Redis->new;
+    my $redis = Test::Idempotency::Redis->new(
+        conf => [ 'appendonly yes', 'appendfsync always' ]);
     my @nets = map { Test::Idempotency::FaultProxy->new($redis->port) }
         1 .. $o{nodes};
 
-    return bless { %o, redis => $redis, nets => \@nets, next => 0, count => 0,
-                   over => [] }, $class;
+    return bless { %o, redis => $redis, nets => \@nets, next => 0, count => {},
+                   now => {} }, $class;
 }
 
 
@@ -54,7 +59,7 @@ sub _plan {
 }
 
 
-# Does what is due.
+# Ends what has lasted long enough, and begins what is due.
 
 sub step {
     my ($self, $now) = @_;
@@ -64,132 +69,165 @@ sub step {
     return if $now < $self->{at};
 
     my $event = $self->{event};
-    my $node = $event->{which} % @{ $self->{nets} };
-    my $method = "_$event->{what}";
+    my $whom = $of_redis{ $event->{what} } ? 'redis'
+                                           : $event->{which} % @{ $self->{nets} };
 
-    $self->{log}->write('trouble', t => $now, to => $now + $event->{ms} / 1000,
-                        kind => $event->{what}, node => $node);
-    $self->{count}++;
-    $self->$method($self->{nets}[$node], $event);
+    $self->_begin($whom, $event) if !$self->{now}{$whom};
 
     return $self->_plan($now);
 }
 
 
-# What lasts for some time is over.
+sub _begin {
+    my ($self, $whom, $event) = @_;
+
+    my $method = "_$event->{what}";
+    my $began = now();
+    my $end = $self->$method($event, $self->{nets}[$whom eq 'redis' ? 0
+                                                                    : $whom]);
+
+    $self->{count}{ $event->{what} }++;
+    $self->{now}{$whom} = {
+        t => $began, to => $end ? now() + $event->{ms} / 1000 : now(),
+        kind => $event->{what}, node => $whom eq 'redis' ? undef : $whom,
+        end => $end,
+    };
+
+    return;
+}
+
 
 sub _end {
     my ($self, $now) = @_;
 
-    my @over = grep { $_->[0] <= $now } @{ $self->{over} };
+    for my $whom (sort keys %{ $self->{now} }) {
+        next if $self->{now}{$whom}{to} > $now;
 
-    @{ $self->{over} } = grep { $_->[0] > $now } @{ $self->{over} };
-    $_->[1]->() for @over;
+        my $trouble = delete $self->{now}{$whom};
+        my $end = $trouble->{end};
 
-    return;
-}
-
-
-sub calm {
-    my ($self) = @_;
-
-    $self->_end(1e99);
-    $_->pass for @{ $self->{nets} };
+        $end->() if $end;
+        $self->{log}->write('trouble', to => now(),
+                            map { $_ => $trouble->{$_} } qw(t kind node));
+    }
 
     return;
 }
 
 
-sub _for {
-    my ($self, $event, $code) = @_;
+sub calm { return $_[0]->_end(1e99) }
 
-    push @{ $self->{over} }, [ now() + $event->{ms} / 1000, $code ];
 
-    return;
-}
-
+# Troubles.  They return what ends them, if they last.
 
 sub _delay {
-    my ($self, $net, $event) = @_;
+    my ($self, $event, $net) = @_;
 
-    $net->delay($event->{way} => $event->{ms} / 4000);
+    $net->delay(map { $_ => $event->{late} / 1000 } @{ $event->{ways} });
 
-    return $self->_for($event, sub { $net->pass });
+    return sub { $net->pass };
 }
 
 
-# A connection that has lost something never works again.
+# A connection that has lost something never works again, and nobody says so.
 
 sub _drop {
-    my ($self, $net, $event) = @_;
+    my ($self, $event, $net) = @_;
 
-    $net->drop($event->{way} => 1);
+    $net->drop(map { $_ => 1 } @{ $event->{ways} });
 
-    return $self->_for($event, sub { $net->pass; $net->reset });
+    return sub { $net->pass };
+}
+
+
+sub _stall {
+    my ($self, $event, $net) = @_;
+
+    $net->stall(map { $_ => 1 } @{ $event->{ways} });
+
+    return sub { $net->pass };
 }
 
 
 sub _cut {
-    my ($self, $net, $event) = @_;
+    my ($self, $event, $net) = @_;
 
-    return $net->cut($event->{way} => $event->{bytes},
-                     how => $event->{which} % 2 ? 'close' : 'reset');
+    $net->cut($event->{ways}[0] => $event->{bytes}, how => $event->{how});
+
+    return sub { $net->pass };
 }
 
 
-sub _half_open {
-    my ($self, $net, $event) = @_;
+sub _unplug {
+    my ($self, $event, $net) = @_;
 
-    $net->accept('hold');
-    $net->reset;
+    $net->unplug;
 
-    return $self->_for($event, sub { $net->pass; $net->reset });
+    return sub { $net->pass; $net->reset };
 }
 
 
-sub _refuse {
-    my ($self, $net, $event) = @_;
+# What is connected ends; who connects is treated like that.
 
-    $net->accept('refuse');
-    $net->reset;
+sub _half_open { return $_[0]->_shut($_[1], $_[2], 'hold') }
+sub _refuse    { return $_[0]->_shut($_[1], $_[2], 'refuse') }
+sub _vanish    { return $_[0]->_shut($_[1], $_[2], 'vanish') }
+sub _deny      { return $_[0]->_shut($_[1], $_[2], 'reset') }
 
-    return $self->_for($event, sub { $net->pass });
+
+sub _shut {
+    my ($self, $event, $net, $how) = @_;
+
+    $net->accept($how);
+    $self->_reset($event, $net);
+
+    return sub { $net->pass; $net->reset if $how eq 'hold' };
 }
 
 
-sub _reset { return $_[1]->reset }
+sub _reset {
+    my ($self, $event, $net) = @_;
+
+    $event->{how} eq 'reset' ? $net->reset : $net->close;
+
+    return;
+}
 
 
 sub _hang {
-    my ($self, $net, $event) = @_;
+    my ($self) = @_;
 
-    return if $self->{hangs};
+    my $redis = $self->{redis}->pause;
 
-    $self->{hangs} = 1;
-    $self->{redis}->pause;
+    return sub { $redis->resume };
+}
 
-    return $self->_for($event, sub {
-        $self->{hangs} = 0;
-        $self->{redis}->resume;
-    });
+
+sub _crash {
+    my ($self) = @_;
+
+    my $redis = $self->{redis}->kill;
+
+    return sub { $redis->start };
 }
 
 
 sub _forget {
     my ($self) = @_;
 
-    return if $self->{hangs};
+    $self->{redis}->command(qw(SCRIPT FLUSH));
 
-    return $self->{redis}->command(qw(SCRIPT FLUSH));
+    return;
 }
 
 
 sub _dismiss {
-    my ($self) = @_;
+    my ($self, $event) = @_;
 
-    return if $self->{hangs};
+    $self->{redis}->command(qw(CLIENT KILL TYPE), $_, qw(SKIPME yes))
+        for @{ $event->{clients} };
 
-    return $self->{redis}->command(qw(CLIENT KILL TYPE normal SKIPME yes));
+    return;
 }
 
 
@@ -222,9 +260,8 @@ sub stop {
 
     return if $self->{stopped}++;
 
-    $self->{redis}->resume;
     $_->stop for @{ $self->{nets} };
-    $self->{redis}->stop;
+    $self->{redis}->kill;
 
     return;
 }
