@@ -478,6 +478,7 @@ sub _steady {
 
         my $right = $told eq '-'
             || ($told eq 'store-unavailable' && !defined $fact->{node})
+            || ($told eq 'in-flight' && $self->_is_being_asked($r, $fact))
             || ($REDIS && $self->_kept_by_its_node($r, $fact)) || (
             $r->{sent} ne $fact->{sent} ? $told eq 'key-reused'
             : $fact->{state} eq 'unknown' ? $told eq 'outcome-unknown'
@@ -511,7 +512,19 @@ sub _kept_by_its_node {
 }
 
 
-# One who has asked in vain has its answer before Redis has the unknown back.
+# Whether another one of the same node was asking Redis meanwhile.
+
+sub _is_being_asked {
+    my ($self, $r, $fact) = @_;
+
+    return $REDIS && !defined $fact->{node}
+        && grep { $_ != $r && $_->{node} == $r->{node}
+                  && $_->{t0} <= $r->{t2} && $_->{t2} >= $r->{t0} }
+           @{ $self->{facts}->identity($r)->{requests} };
+}
+
+
+# One who has asked the upstream has its answer before Redis has heard of it.
 
 sub _just_asked {
     my ($self, $r) = @_;
@@ -519,7 +532,7 @@ sub _just_asked {
     my $facts = $self->{facts};
 
     return $REDIS && $facts->place($r)->{check}
-        && grep { ($_->{told} // '') eq 'outcome-unknown'
+        && grep { ($_->{told} // '') =~ /^(outcome-unknown|replayed)$/
                   && $_->{t2} <= $r->{t2} && $_->{t2} > $r->{t0} - 1 }
            @{ $facts->identity($r)->{requests} };
 }

@@ -221,10 +221,27 @@ sub _may_break {
 
     return 1 if ($r->{leave} // '') =~ /-half$/;
     return 1 if !$r->{fresh} && $r->{end} eq 'none';
-    return 1 if $self->{facts}->death_within($r->{t0}, $r->{t2});
+    return 1 if $self->_may_have_died($r);
+
+    # a page cannot take the place of what was begun
 
     return $r->{end} eq 'part' && $e && $e->{kind} =~ /^(large|stream)$/
-        && defined $e->{cut};
+        && (defined $e->{cut} || $self->{facts}->place($r)->{hasty});
+}
+
+
+# Whether the worker that had a request may have died: that one, if the
+# upstream was told which, and else any of its node.
+
+sub _may_have_died {
+    my ($self, $r) = @_;
+
+    my $facts = $self->{facts};
+    my @when = @$r{qw(t0 t2)};
+
+    return $facts->death_on($r->{node}, @when) if !$r->{own};
+    return grep { $_->{pid} == $r->{own}{worker} }
+        $facts->death_within(@when);
 }
 
 
