@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Torture::Facts;
+use Torture::Guards;
 use Torture::Places;
 
 use constant {
@@ -17,15 +18,17 @@ use constant {
 my %statuses = (
     'in-flight' => 409, 'outcome-unknown' => 409, 'response-not-stored' => 409,
     'key-reused' => 422, 'store-full' => 503, 'store-unavailable' => 503,
+    'resource-busy' => 409, 'out-of-order' => 409, 'acknowledged' => 204,
+    'token-invalid' => 403,
 );
 
 
-# say: code that gets a rule, words, and a request.
+# guards: a Torture::Guards; say: code that gets a rule, words, and a request.
 
 sub new {
-    my ($class, $facts, $say) = @_;
+    my ($class, $facts, $guards, $say) = @_;
 
-    return bless { facts => $facts, say => $say }, $class;
+    return bless { facts => $facts, guards => $guards, say => $say }, $class;
 }
 
 
@@ -277,13 +280,30 @@ sub _outcome_unknown {
 
     my $facts = $self->{facts};
 
+    my $place = $facts->place($r);
+
     $self->_say('reasons', $r, 'is to be run again, and was not')
-        if $facts->place($r)->{retry};
+        if $place->{retry} && !$place->{state};
     $self->_say('reasons', $r, 'is told that nobody knows, and somebody does')
         if !grep { $self->_may_be_unknown($_, $r) }
-           $self->_others($r, $id, 1);
+           $place->{retry} ? () : $self->_others($r, $id, 1),
+           $self->_of_state($r);
 
     return;
+}
+
+
+# What nobody knows of one move keeps all others out.
+
+sub _of_state {
+    my ($self, $r) = @_;
+
+    my $facts = $self->{facts};
+
+    return if !$facts->place($r)->{state};
+
+    return grep { $_->{t0} < $r->{t2} && $facts->may_have_owned($_) }
+        @{ $facts->resource($r)->{requests} };
 }
 
 
@@ -340,6 +360,60 @@ sub _key_reused {
 
     $self->_say('reasons', $r, 'is told of another request, and there is none')
         if !$self->_others($r, $id, 0);
+
+    return;
+}
+
+
+# Guards.
+
+sub _resource_busy {
+    my ($self, $r) = @_;
+
+    my $facts = $self->{facts};
+    my $turn = $facts->place($r)->{serialize};
+
+    $self->_say('reasons', $r, 'is told that its resource is busy, and nobody '
+                . 'was there')
+        if !$self->{guards}->busy($r);
+
+    # nobody waits for a state that somebody finds out about, nor for its guard,
+    # and that may fall free later than the turn
+
+    $self->_say('reasons', $r, 'has not waited for its turn')
+        if $turn && $r->{fresh} && $r->{t2} - $r->{t0} < $turn - SLACK
+           && !$facts->disturbed($r->{node}, $r->{t0} - GRACE, $r->{t2})
+           && !grep { $self->_may_be_unknown($_, $r) } $self->_of_state($r);
+
+    return;
+}
+
+
+sub _out_of_order {
+    my ($self, $r) = @_;
+
+    $self->_say('reasons', $r, 'is told that it is out of order, and is not')
+        if !$self->{guards}->is_late($r, 0);
+
+    return;
+}
+
+
+sub _acknowledged {
+    my ($self, $r) = @_;
+
+    $self->_say('reasons', $r, 'is acknowledged, and was never carried out')
+        if !$self->{guards}->is_late($r, 1);
+
+    return;
+}
+
+
+sub _token_invalid {
+    my ($self, $r) = @_;
+
+    $self->_say('tokens', $r, 'was refused with a good token')
+        if !$r->{forged};
 
     return;
 }
@@ -451,7 +525,7 @@ sub _known_unknown {
     my $place = $self->{facts}->place($id);
     my (%first, @known);
 
-    return if $place->{retry} || $place->{check} || $REDIS;
+    return if $place->{retry} || $place->{check} || $place->{state} || $REDIS;
 
     for my $r (@{ $id->{requests} }) {
         my $first = $first{ $r->{sent} } //= $r->{t0};
@@ -557,7 +631,10 @@ sub _stuck {
                                      || $facts->place($r)->{hasty}))
             || ($REDIS && $told eq 'waited')
             || ($told eq 'store-full' && $facts->zone_of($r)->{small})
-            || ($told eq 'in-flight' && $self->_just_asked($r)));
+            || ($told eq 'in-flight' && $self->_just_asked($r))
+            || $told =~ /^(out-of-order|acknowledged|token-invalid)$/
+            || ($told eq 'resource-busy'
+                && grep { $_->{calm} } $self->{guards}->busy($r)));
 
     $self->_say('stuck', $r, "got $r->{end} $told when all was quiet")
         if !$right;

@@ -8,6 +8,7 @@ use warnings;
 
 use Torture::Answers;
 use Torture::Facts;
+use Torture::Guards;
 use Torture::Places;
 
 # The rules, and what they say.
@@ -26,7 +27,13 @@ our %RULES = (
     counters => 'the counters agree',
     remains  => 'nothing is left behind',
     log      => 'the error log is clean',
+    alone    => 'no two executions for one resource run at a time',
+    moves    => 'states and numbers go where they may go',
+    tokens   => 'a token is good if it was issued for this, and else is not',
 );
+
+
+sub rules { return @RULES, $GUARDS ? qw(alone moves tokens) : () }
 
 
 # See Torture::Facts.
@@ -47,9 +54,15 @@ sub dead { return map { $_->{pid} } $_[0]{facts}->deaths }
 sub wrong {
     my ($self) = @_;
 
-    my $answers = Torture::Answers->new($self->{facts}, sub {
-        $self->_say(@_);
-    });
+    my $say = sub { $self->_say(@_) };
+    my $guards = Torture::Guards->new($self->{facts}, $say);
+    my $answers = Torture::Answers->new($self->{facts}, $guards, $say);
+
+    for my $resource (sort { $a->{name} cmp $b->{name} }
+                      $self->{facts}->resources)
+    {
+        $guards->look($resource) if $self->{facts}->place($resource)->{guard};
+    }
 
     for my $id (sort { $a->{name} cmp $b->{name} } $self->{facts}->identities)
     {
@@ -72,10 +85,32 @@ sub _say {
 
     my $id = $of ? $self->{facts}->identity($of) : undef;
 
-    $words .= "\n" . $self->_story($id) if $id && $self->{told}++ < 10;
+    if ($id && $self->{told}++ < 10) {
+        $words .= "\n" . $self->_story($id);
+        $words .= "\n" . $self->_story($self->_around($of))
+            if $self->{facts}->place($of)->{guard};
+    }
+
     push @{ $self->{wrong}{$rule} }, $words;
 
     return;
+}
+
+
+# Who else wanted the resource at about that time.
+
+sub _around {
+    my ($self, $of) = @_;
+
+    my $resource = $self->{facts}->resource($of);
+    my ($from, $to) = (($of->{t0} // $of->{t}) - 3,
+                       ($of->{t2} // $of->{t}) + 1);
+
+    return { %$resource,
+        requests => [ grep { $_->{t2} >= $from && $_->{t0} <= $to }
+                           @{ $resource->{requests} } ],
+        runs => [ grep { ($_->{end} // $to) >= $from && $_->{t} <= $to }
+                       @{ $resource->{runs} } ] };
 }
 
 
@@ -85,12 +120,13 @@ sub _story {
     my @lines = map { [ $_->{t0}, sprintf('    %.3f %.3f %s %s', $_->{t0},
         $_->{t2}, $_->{id}, join ' ', map { "$_->[0]=$_->[1]" }
         _members($_, qw(node variant upstream leave end status told run mark worker
-                        fresh t1))) ] } @{ $id->{requests} };
+                        fresh t1 number target forged))) ] }
+        @{ $id->{requests} };
 
     push @lines, map { [ $_->{t}, sprintf('    %.3f execution %d %s', $_->{t},
         $_->{n}, join ' ', map { "$_->[0]=$_->[1]" }
         _members($_, qw(request fence worker kind status fate first last end
-                        how))) ] } @{ $id->{runs} };
+                        how number target))) ] } @{ $id->{runs} };
 
     for my $death ($self->{facts}->deaths) {
         push @lines, [ $death->{from},
@@ -167,6 +203,7 @@ sub _owners {
             : $e->{t} < $r->{t0} ? 'a request to come'
             : $r->{upstream} =~ /^(dead|reset)$/
                 ? 'a request for another upstream'
+            : $r->{forged} ? "a request with a token that is $r->{forged}"
             : $asked{ $e->{request} }++ ? 'a request that had run'
             : $fences{ $REDIS ? "$e->{place} $e->{scope} $e->{key} $fence"
                               : "$zone $fence" }++

@@ -104,7 +104,63 @@ sub _next_operation {
     $op->{step} = 0;
     $op->{bodies} = [ map { _body($op, $_) } 0, 1 ];
 
+    return $self->_get_token($op, 0) if $PLACES{ $op->{place} }{token};
     return $self->_next_step($op);
+}
+
+
+# Its key is a token, as soon as a worker has lived long enough to issue one.
+# One that is to expire is not used before it has.
+
+sub _get_token {
+    my ($self, $op, $tries) = @_;
+
+    return if $self->{resting};
+
+    my $forged = $op->{forged} // '';
+    my $scope = $op->{scope} . ($forged eq 'foreign' ? '-not' : '');
+    my $path = $forged eq 'expired' ? '/token/brief' : '/token';
+    my $ports = $self->{ports};
+
+    $self->{running}++;
+
+    Torture::Request->new(
+        loop => $self->{loop}, port => $ports->[$tries % @$ports],
+        plan => { pieces => 1 },
+        bytes => "GET $path HTTP/1.1\r\nHost: localhost\r\n"
+                 . "X-Scope: $scope\r\nConnection: close\r\n\r\n",
+        done => sub {
+            my ($request) = @_;
+            my $m = $request->{answer};
+            my $token = $m ? $m->header('Idempotency-Token') : undef;
+
+            $self->{running}--;
+
+            return $self->{loop}->after(0.1, sub {
+                $self->_get_token($op, $tries + 1);
+            }) if !defined $token;
+
+            $op->{key} = $forged eq 'flipped' ? _flip($token) : $token;
+            $self->{loop}->after($forged eq 'expired' ? 2.2 : 0, sub {
+                $self->_next_step($op);
+            });
+        });
+
+    return;
+}
+
+
+# With another character it is none.
+
+sub _flip {
+    my ($token) = @_;
+
+    my $at = length($token) * 2 / 3;
+    my $char = substr $token, $at, 1;
+
+    substr $token, $at, 1, $char eq 'A' ? 'B' : 'A';
+
+    return $token;
 }
 
 
@@ -220,8 +276,13 @@ sub _bytes {
             unpack('(a5000)*', $body), '';
     }
 
-    return join "\r\n", "$op->{method} /$op->{place}/$op->{pair} HTTP/1.1",
+    my $uri = "/$op->{place}/$op->{pair}";
+    $uri .= "?r=$op->{resource}&n=$op->{number}&s=$op->{target}"
+        if $op->{resource};
+
+    return join "\r\n", "$op->{method} $uri HTTP/1.1",
         'Host: localhost', "Idempotency-Key: $key", "X-Scope: $op->{scope}",
+        "X-Place: $op->{place}",
         "X-Request: $plan->{id}", "X-Upstream: $plan->{upstream}",
         'Content-Type: text/plain', $framing,
         $plan->{keep} ? () : 'Connection: close',
@@ -246,7 +307,8 @@ sub _ended {
     $self->_look($op, $request);
 
     $self->{log}->write('request',
-        (map { $_ => $op->{$_} } qw(n scope key place method)),
+        (map { $_ => $op->{$_} } qw(n scope key place method resource number
+                                    target forged)),
         (map { $_ => $plan->{$_} } qw(id variant upstream calm slow node)),
         (map { $_ => $request->{$_} } qw(fresh t0 t1 t2 got end)),
         leave => $leave->{when} eq 'never' ? undef
@@ -288,7 +350,9 @@ sub _look {
 
     $op->{final} = 1
         if $told =~ /^(replayed|waited|outcome-unknown|response-not-stored
-                     |key-reused)$/x
+                     |key-reused|token-invalid)$/x
+           || ($told =~ /^(out-of-order|acknowledged)$/
+               && $PLACES{ $op->{place} }{sequence})
            || ($told eq 'first' && $m->header('X-Execution')
                && $m->status !~ /^(409|425|429|502|503|504)$/);
 
@@ -310,12 +374,30 @@ sub _probe {
 
     @ops = sort { _brief($b) <=> _brief($a) } @ops;
 
+    push @ops, $self->_newcomers(@ops) if $GUARDS;
+
     $self->{probing} = \@ops;
     $self->{probers} = 0;
 
     $self->_next_probe for 1 .. AT_A_TIME;
 
     return;
+}
+
+
+# One more request for each resource, if this client is to see to that: who
+# has never been there before needs its guard.
+
+sub _newcomers {
+    my ($self, @ops) = @_;
+
+    my %ops = map { $_->{resource} => $_ }
+        grep { $PLACES{ $_->{place} }{guard}
+               && ($_->{resource} =~ /(\d+)$/)[0] % $self->{of}
+                  == $self->{number} } @ops;
+
+    return map { { %$_, n => "$_->{n}-new", key => "$_->{key}-new",
+                   bodies => undef } } map { $ops{$_} } sort keys %ops;
 }
 
 

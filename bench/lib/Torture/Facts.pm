@@ -27,7 +27,7 @@ sub new {
     my ($class, %o) = @_;
 
     my $self = bless { zones => $o{zones} || {}, runs => {}, requests => {},
-                       identities => {}, dead => {}, freezes => [],
+                       identities => {}, resources => {}, dead => {}, freezes => [],
                        parts => [], troubles => [], order => [],
                        node_of => {} }, $class;
 
@@ -46,6 +46,8 @@ sub requests   { return @{ $_[0]{order} } }
 sub request    { return $_[0]{requests}{ $_[1] // '' } }
 sub identities { return values %{ $_[0]{identities} } }
 sub identity   { return $_[0]{identities}{ _name($_[1]) } }
+sub resources  { return values %{ $_[0]{resources} } }
+sub resource   { return $_[0]{resources}{ $_[1]{resource} // '' } }
 sub deaths     { return values %{ $_[0]{dead} } }
 sub death      { return $_[0]{dead}{ $_[1] // '' } }
 sub freezes    { return @{ $_[0]{freezes} } }
@@ -148,6 +150,7 @@ sub _join {
             name => _name($r), place => $r->{place}, requests => [],
             runs => [] };
         push @{ $id->{requests} }, $r;
+        push @{ $self->_resource($r)->{requests} }, $r if $r->{resource};
     }
 
     for my $e (sort { ($a->{fence} || 0) <=> ($b->{fence} || 0) }
@@ -160,6 +163,10 @@ sub _join {
         $r->{own} ||= $e;
     }
 
+    for my $e (sort { $a->{t} <=> $b->{t} } $self->runs) {
+        push @{ $self->_resource($e)->{runs} }, $e if $e->{resource};
+    }
+
     $self->_known($_) for @{ $self->{order} };
 
     for my $check (map { @$_ } values %{ $self->{checks} || {} }) {
@@ -169,6 +176,15 @@ sub _join {
     }
 
     return;
+}
+
+
+sub _resource {
+    my ($self, $of) = @_;
+
+    return $self->{resources}{ $of->{resource} } ||= {
+        name => $of->{resource}, place => $of->{place}, requests => [],
+        runs => [] };
 }
 
 
@@ -255,6 +271,26 @@ sub outcomes {
 }
 
 
+# What its guard may have learned of an execution: moved, that the upstream
+# has carried it out; kept, that it has not; doubt, that nobody knows.
+
+sub left {
+    my ($self, $e) = @_;
+
+    my $may = $self->outcomes($e);
+    my $has = $may->{done} // $may->{unstored};
+    my $good = $e->{status} =~ /^2/;
+    my %left;
+
+    $left{moved} = 1 if (defined $has && $good) || defined $e->{checked};
+    $left{kept} = 1 if (defined $has && !$good) || defined $may->{released}
+                       || $self->_denied($e, $e->{t}, 1e9);
+    $left{doubt} = 1 if defined $may->{unknown};
+
+    return \%left;
+}
+
+
 # By the death of its worker, unless it is known that it came too late.
 
 sub _killed {
@@ -289,6 +325,22 @@ sub _lease_ended {
               || ($REDIS && $self->sure($e));
 
     return $r->{t0} + $place->{lease} - SLACK;
+}
+
+
+# Whether a worker may have been unable to renew the lease of an execution,
+# from some time before the given one on.
+
+sub kept_from_renewing {
+    my ($self, $e, $t) = @_;
+
+    my $r = $self->request($e->{request}) or return 0;
+
+    return 1 if $REDIS && $self->trouble($r->{node}, $r->{t0} - 1, $t);
+    return 1 if grep { !defined $_->{kind} && $_->{t} <= $t
+                       && $_->{to} >= $r->{t0} } @{ $self->{troubles} };
+    return grep { $_->{pid} == $e->{worker} && $_->{t} <= $t
+                  && $_->{until} >= $r->{t0} } $self->freezes;
 }
 
 
@@ -377,6 +429,11 @@ sub may_have_owned {
     return 1 if $r->{own};
     return 0 if !defined $r->{t1};
     return 1 if $r->{end} ne 'answer' || $told eq 'first';
+
+    # a guard was asked after the claim
+
+    return 1 if $told =~ /^(resource-busy|out-of-order|acknowledged)$/
+                || ($told eq 'outcome-unknown' && $self->place($r)->{state});
 
     # it may have been in the way of others while Redis was asked; and a claim
     # of which nothing was heard may have been granted
@@ -473,6 +530,18 @@ sub troubles {
     return if !$REDIS;
     return grep { $_->{t} <= $to && $_->{to} >= $from }
         @{ $self->{troubles} };
+}
+
+
+# Whether anything may have ended a lease in a span of time.
+
+sub disturbed {
+    my ($self, $node, @when) = @_;
+
+    return $self->death_within(@when)
+        || ($REDIS && $self->trouble($node, @when))
+        || grep { $_->{t} <= $when[1] && $_->{until} + 2 >= $when[0] }
+           $self->freezes;
 }
 
 

@@ -8,7 +8,7 @@ use warnings;
 
 use Exporter qw(import);
 
-our @EXPORT = qw(%PLACES %ZONES $REDIS MAX_RESPONSE);
+our @EXPORT = qw(%PLACES %ZONES %MOVES $REDIS $GUARDS MAX_RESPONSE);
 
 use constant MAX_RESPONSE => 64 * 1024;
 
@@ -28,6 +28,21 @@ our %ZONES = (
 # Whether the zones are those of two nodes that share a Redis.
 
 our $REDIS = 0;
+
+
+# Whether the places are those with guards, and with tokens.
+
+our $GUARDS = 0;
+
+
+# The state machine: all resources begin with the first state.
+
+our %MOVES = (
+    new => [ 'a', 'b' ],
+    a   => [ 'b', 'c' ],
+    b   => [ 'c', 'a' ],
+    c   => [ 'a', 'd' ],
+);
 
 
 # Places.
@@ -65,13 +80,62 @@ our %PLACES = (
     evict => { weight => 6, zone => 'evict' },
 );
 
-for my $name (keys %PLACES) {
-    my $place = $PLACES{$name};
+# Places of another kind, where requests with different keys are in each
+# other's way, as they change one resource.
+#
+#   serialize  one at a time: seconds that a request waits for its turn, or 0
+#   sequence   what happens to one that is late: reject, acknowledge
+#   state      it moves a state
+#   token      its key has to be a token, and is remembered as long as that is
+#              valid, whatever the configuration says
 
-    $place->{name} = $name;
-    $place->{valid} ||= 90;
-    $place->{unknown} ||= 3600;
-    $place->{up} ||= 'live';
+my %guarded = (
+    queue  => { weight => 14, zone => 'large', wait => 12, serialize => 4 },
+    alone  => { weight => 8, zone => 'large', serialize => 0 },
+    leased => { weight => 6, zone => 'lease', lease => 1, valid => 4,
+                unknown => 4, wait => 12, serialize => 4 },
+    seq    => { weight => 10, zone => 'large', wait => 12, serialize => 4,
+                sequence => 'reject' },
+    order  => { weight => 10, zone => 'large', sequence => 'acknowledge' },
+    state  => { weight => 12, zone => 'large', state => 1 },
+    moves  => { weight => 14, zone => 'large', wait => 12, serialize => 4,
+                state => 1, check => 1 },
+    redo   => { weight => 8, zone => 'large', serialize => 0, state => 1,
+                retry => 1 },
+    token  => { weight => 12, zone => 'token', token => 1, valid => 3600 },
+);
+
+_complete(\%PLACES);
+_complete(\%guarded);
+
+
+sub _complete {
+    my ($places) = @_;
+
+    for my $name (keys %$places) {
+        my $place = $places->{$name};
+
+        $place->{name} = $name;
+        $place->{valid} ||= 90;
+        $place->{unknown} ||= 3600;
+        $place->{up} ||= 'live';
+        $place->{guard} = 1 if grep { defined $place->{$_} }
+                               qw(serialize sequence state);
+    }
+
+    return;
+}
+
+
+# From now on, the places are those with guards.
+
+sub on_guards {
+    $GUARDS = 1;
+
+    %PLACES = %guarded;
+    %ZONES = (%ZONES{qw(large lease)}, token => { size => '32m' });
+
+    return;
 }
 
 
@@ -107,8 +171,9 @@ sub options {
     return (
         zone => [ map { _zone($_) } sort keys %ZONES ],
         upstreams => { %port, backend => $port{dead} },
+        files => { secret => 'the same one for all nodes' },
         http => ($redis ? join '', map { _redis($_, $redis) } sort keys %ZONES
-                        : '') . <<"END",
+                        : '') . _machine() . <<"END",
     upstream pair { $server{dead} $server{live} }
     upstream kept { $server{live} keepalive 8; keepalive_timeout 600ms; }
     log_format torture '\$msec \$pid \$http_x_request \$idempotency_status '
@@ -130,6 +195,7 @@ END
 END
         locations => join('', "location /known/ { internal; "
                               . "proxy_pass http://live; }\n",
+                          $GUARDS ? _issuers() : (),
                           map { _location($_) } sort keys %PLACES),
     );
 }
@@ -159,12 +225,54 @@ END
 }
 
 
+sub _machine {
+    return '' if !$GUARDS;
+
+    return join "\n", "    idempotency_states moves {",
+        (map { "        $_ @{ $MOVES{$_} };" }
+            'new', grep { $_ ne 'new' } sort keys %MOVES), "    }\n";
+}
+
+
+sub _issuers {
+    return <<"END";
+    idempotency_token_secret  secret;
+    location = /token {
+        idempotency_token_issue;
+        idempotency_token_ttl  3600s;
+    }
+    location = /token/brief {
+        idempotency_token_issue;
+        idempotency_token_ttl  1s;
+    }
+END
+}
+
+
+# Guards of a place, and what it wants of its keys.
+
+sub _guards {
+    my ($place) = @_;
+
+    my $turn = $place->{serialize};
+
+    return join "\n        ",
+        defined $turn ? 'idempotency_serialize   $arg_r'
+                        . ($turn ? " wait=${turn}s;" : ';') : (),
+        $place->{sequence} ? 'idempotency_sequence    $arg_r $arg_n late='
+                             . "$place->{sequence};" : (),
+        $place->{state} ? 'idempotency_state       moves $arg_r $arg_s;' : (),
+        $place->{token} ? 'idempotency_required    token;' : ();
+}
+
+
 sub _location {
     my ($name) = @_;
 
     my $place = $PLACES{$name};
     my $lease = $place->{lease} || 60;
     my $wait = $place->{wait} ? "wait=$place->{wait}s" : 'reject';
+    my ($valid, $life) = $place->{token} ? (1, 1) : @$place{qw(valid unknown)};
     my $unknown = $place->{retry} ? 'retry'
                 : $place->{check} ? 'check=/known/' : 'refuse';
 
@@ -172,10 +280,11 @@ sub _location {
     location /$name/ {
         proxy_pass              http://\$http_x_upstream;
         idempotency             $place->{zone};
-        idempotency_valid       $place->{valid}s;
+        idempotency_valid       ${valid}s;
         idempotency_lease       ${lease}s;
         idempotency_concurrent  $wait;
-        idempotency_unknown     $unknown $place->{unknown}s;
+        idempotency_unknown     $unknown ${life}s;
+        @{[ _guards($place) ]}
         @{[ $place->{conf} // '' ]}
     }
 END

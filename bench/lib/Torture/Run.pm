@@ -34,11 +34,13 @@ use Torture::Upstream;
 use constant CLIENTS => 4;
 
 
-# seed, seconds, weigh (see Torture::Schedule), redis: two nodes share one.
+# seed, seconds, weigh (see Torture::Schedule), redis: two nodes share one,
+# guards: requests are in each other's way.
 
 sub new {
     my ($class, %o) = @_;
 
+    Torture::Places->on_guards if $o{guards};
     Torture::Places->on_redis if $o{redis};
 
     my $schedule = Torture::Schedule->new($o{seed}, %{ $o{weigh} || {} });
@@ -277,7 +279,7 @@ sub _log_wrong {
 }
 
 
-sub rules { return @Torture::Checker::RULES }
+sub rules { return Torture::Checker->rules }
 sub means { return $Torture::Checker::RULES{ $_[1] } }
 sub wrong { return @{ $_[0]{wrong}{ $_[1] } || [] } }
 

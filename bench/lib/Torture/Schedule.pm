@@ -15,6 +15,7 @@ use Torture::Places;
 use Torture::Random;
 
 use constant SCOPES => qw(ann bob cem dot);
+use constant SHARERS => 30;             # of a resource: so many pairs
 
 
 # weigh: { name => factor } makes kinds of chaos, places, faults and ways to
@@ -69,19 +70,46 @@ sub operation {
 
     my $pair = $n >> 1;
     my $random = $self->_stream('operation', $pair);
+    my $place = $self->_weighted($random,
+                    map { $_ => $PLACES{$_}{weight} } sort keys %PLACES);
 
     return {
         n      => $n,
         pair   => $pair,
         key    => "key-$pair",
         scope  => (SCOPES)[ ($pair + $n % 2) % 4 ],
-        place  => $self->_weighted($random,
-                      map { $_ => $PLACES{$_}{weight} } sort keys %PLACES),
+        place  => $place,
         method => $random->chance(0.85) ? 'POST' : 'PATCH',
         size   => _time($random, 85 => [ 20, 300 ], 8 => [ 5_000, 20_000 ],
                         7 => [ 20_000, 90_000 ]),
         extra  => $random->between(1, 3),
+        $GUARDS ? $self->_wants($n, $place) : (),
     };
+}
+
+
+# What an operation wants of which resource, and whether its token is a good
+# one.  Operations that follow each other share resources.
+#
+#   number, target  what they are for a sequence, and for a state machine
+#   forged          flipped: a bit of it; foreign: of another scope; expired
+
+sub _wants {
+    my ($self, $n, $place) = @_;
+
+    my $pair = $n >> 1;
+    my $random = $self->_stream('wants', $pair);
+    my %wants = (
+        resource => "$place-" . int($pair / SHARERS),
+        number   => 1 + $pair % SHARERS + $random->below(5),
+        target   => $random->weighted(a => 4, b => 4, c => 4, d => 1),
+    );
+    my $forged = $self->_stream('token', $n)->weighted(
+        none => 70, flipped => 12, foreign => 12, expired => 6);
+
+    $wants{forged} = $forged if $PLACES{$place}{token} && $forged ne 'none';
+
+    return %wants;
 }
 
 

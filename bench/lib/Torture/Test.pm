@@ -2,7 +2,7 @@ package Torture::Test;
 
 # A run as a test: each rule is one.
 #
-#   torture(redis => 1);
+#   torture(redis => 1, guards => 1);
 #
 # IDEMPOTENCY_TORTURE_SECONDS, 60; IDEMPOTENCY_TORTURE_SEED, to do it again.
 
@@ -36,7 +36,8 @@ sub torture {
     alarm $seconds + 300;
 
     diag("again: IDEMPOTENCY_TORTURE_SEED=$seed, or bench/torture "
-         . ($o{redis} ? '--redis ' : '') . "--seed $seed");
+         . join('', map { "--$_ " } grep { $o{$_} } qw(redis guards))
+         . "--seed $seed");
 
     $run = Torture::Run->new(%o, seed => $seed, seconds => $seconds);
     $run->play;

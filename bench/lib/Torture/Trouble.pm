@@ -245,10 +245,10 @@ sub remains {
         my ($state, undef, $life) = unpack 'a3 a56 d>', $value;
 
         push @wrong, "$key on Redis never ends" if $left == -1;
-        push @wrong, "$key on Redis runs"
-            if $state eq 'I1r' && $left > $life;
-        push @wrong, "$key on Redis is no record"
-            if $state !~ /^I1[rduk]$/;
+        push @wrong, "$key on Redis runs, or is held"
+            if $state =~ /^[IG]1r$/ && $left > $life;
+        push @wrong, "$key on Redis is no record, and no guard"
+            if $state !~ /^(?:I1[rduk]|G1[rd])$/;
     }
 
     return @wrong;

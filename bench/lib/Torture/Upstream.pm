@@ -165,7 +165,7 @@ sub _next {
 
     $self->{log}->write('run', t => now(),
         (map { $_ => $e->{$_} } qw(n request scope key place method sent worker
-                                 fence k)),
+                                 fence k resource number target)),
         (map { $_ => $plan->{$_} } qw(kind status fate framing cut broken)),
         size => length $e->{body}, sha => sha1_hex($e->{body}));
 
@@ -198,15 +198,23 @@ sub _execution {
         key     => ($m->header('Idempotency-Key') // '') =~ s/^"|"$//gr,
         worker  => $m->header('X-Worker'),
         fence   => $m->header('X-Fence'),
-        place   => ($m->uri =~ m{^/(\w+)/})[0] // '',
         method  => $m->method,
         sent    => sha1_hex($m->body),
     );
 
+    my ($place, $pair, $args) = $m->uri =~ m{^/(\w+)/(\d+)\??(.*)};
+    my %arg = map { split /=/, $_, 2 } split /&/, $args // '';
+
+    $e{place} = $place // '';
+    @e{qw(resource number target)} = @arg{qw(r n s)};
+
+    # a token is drawn by nginx, and not from the seed
+
     my @identity = @e{qw(place scope key)};
 
     $e{k} = $self->{times}{"@identity"}++;
-    $e{plan} = $self->{schedule}->execution(@identity, $e{k});
+    $e{plan} = $self->{schedule}->execution(@e{qw(place scope)},
+                                            'key-' . ($pair // ''), $e{k});
     $e{plan} = _calm() if $m->header('X-Calm');
     $e{keep} = $m->version eq 'HTTP/1.1' ? 1 : 0;
     $e{body} = _body(\%e);
@@ -244,14 +252,14 @@ sub _body {
 sub _check {
     my ($self, $c, $m) = @_;
 
-    my ($scope, $key) = map { ($m->header($_) // '') =~ s/^"|"$//gr }
-        qw(X-Scope Idempotency-Key);
+    my ($scope, $key, $place) = map { ($m->header($_) // '') =~ s/^"|"$//gr }
+        qw(X-Scope Idempotency-Key X-Place);
     my $plan = $self->{schedule}->check($scope, $key,
                                         $self->{checks}{"$scope $key"}++);
-    my $e = $self->{latest}{"check $scope $key"};
+    my $e = $self->{latest}{"$place $scope $key"};
     my $says = _honest($e, $plan->{says});
 
-    $self->{log}->write('check', t => now(), place => 'check',
+    $self->{log}->write('check', t => now(), place => $place,
                         scope => $scope, key => $key, says => $says,
                         n => $says eq 'done' ? $e->{n} : undef);
 
