@@ -160,6 +160,55 @@ $t->backend->wait_for_request;
 $t->backend->answer(200, 'last');
 is_answer($last, 200, 'last', 'then comes the next one');
 
+# An answer that is passed on as it comes is recorded with its first byte, but
+# the upstream is at work until its last one: so long the lock is held.
+
+my $head = "HTTP/1.1 200 OK\r\nX-Accel-Buffering: no\r\n"
+           . "Content-Length: 6\r\n\r\n";
+
+for my $path ('/queue/', '/lease/') {
+    $first = begin("$path?account=a");
+    $last = start("$path?account=a");
+    $t->wait_until(waiting => 1);
+    $t->backend->send("${head}one");
+    wait_for('a part is here', sub { $first->answered; $first->{in} =~ /one$/ });
+
+    my $end = time + ($path eq '/lease/' ? 1 : 0);
+    wait_for('a lease would be over', sub { time > $end });
+    $t->zone;
+    is(scalar($t->backend->held), 1, "$path: the stream goes on, alone");
+
+    $t->backend->answer(0, '', raw => 'two');
+    is_answer($first, 200, 'onetwo', "$path: it is through");
+    $t->backend->wait_for_request;
+    $t->backend->answer(200, 'last');
+    is_answer($last, 200, 'last', "$path: then comes the next one");
+}
+
+# And when it breaks off, or its client has left.
+
+for my $how (qw(breaks leaves)) {
+    $first = begin('/queue/?account=a');
+    $last = start('/queue/?account=a');
+    $t->wait_until(waiting => 1);
+    $t->backend->send("${head}one");
+    wait_for('a part is here', sub { $first->answered; $first->{in} =~ /one$/ });
+
+    if ($how eq 'leaves') {
+        $first->reset;
+        $t->zone;
+        is(scalar($t->backend->held), 1, "$how: the stream goes on, alone");
+        $t->backend->answer(0, '', raw => 'two');
+
+    } else {
+        $t->backend->close;
+    }
+
+    $t->backend->wait_for_request;
+    $t->backend->answer(200, 'last');
+    is_answer($last, 200, 'last', "$how: then comes the next one");
+}
+
 # An upstream that fails frees it, too.
 
 $first = begin('/queue/?account=a');

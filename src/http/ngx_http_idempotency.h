@@ -30,8 +30,9 @@
  *   COMMITTING it is whole, the store is told           COMMITTED
  *   COMMITTED  the store has answered                   SETTLED
  *   PASSING    the claim is ours, the answer passes     SETTLED
- *   SETTLED    the claim has ended, the answer passes;  REPLAYING REJECTED
- *              or it was for a check, which has ended
+ *   SETTLED    the claim has ended, the answer passes,  REPLAYING REJECTED
+ *              with guards to the end of it; or it was
+ *              for a check, which has ended
  *   REPLAYING  a stored answer goes out                 -
  *   REJECTED   an answer of our own goes out            -
  *   ALOOF      hands off                                -
@@ -533,9 +534,12 @@ ngx_uint_t ngx_http_idempotency_is_cut(ngx_http_request_t *r,
 ngx_uint_t ngx_http_idempotency_is_whole(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
+/* Whether somebody wants to know when the answer that passes is through. */
+ngx_uint_t ngx_http_idempotency_is_passing(ngx_http_idempotency_ctx_t *ctx);
+
 /*
- * The upstream has given all of an answer that passes: its claim ends, though
- * the client may not have read it yet.
+ * The upstream has given all of an answer that passes: its claim ends, and so
+ * do its guards, though the client may not have read it yet.
  */
 void ngx_http_idempotency_all_said(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
@@ -728,17 +732,13 @@ ngx_int_t ngx_http_idempotency_guard(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 
 /*
- * The claim has ended, as ctx->guards->fate says: so do those that are held,
- * unless ctx->guards->stays.  NGX_AGAIN: committed() is called when the store
- * has answered for all.
+ * The claim has ended, as ctx->guards->fate says: so do those that are held.
+ * NGX_AGAIN: committed() is called when the store has answered for all.
  */
 ngx_int_t ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx);
 
 /* The same without waiting, also for those that are only asked for. */
 void ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx);
-
-/* The upstream is through with an answer that passed: nothing stays. */
-void ngx_http_idempotency_guards_through(ngx_http_idempotency_ctx_t *ctx);
 
 void ngx_http_idempotency_guards_renew(ngx_http_idempotency_ctx_t *ctx);
 

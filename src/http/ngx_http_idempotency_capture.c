@@ -160,10 +160,7 @@ ngx_http_idempotency_body_filter(ngx_http_request_t *r, ngx_chain_t *in)
         return ngx_http_idempotency_send(r, ctx);
     }
 
-    if (ctx
-        && (ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING
-            || (ctx->guards && ctx->guards->stays)))
-    {
+    if (ctx && ngx_http_idempotency_is_passing(ctx)) {
         ngx_http_idempotency_pass_body(r, ctx, in);
     }
 
@@ -467,8 +464,8 @@ ngx_http_idempotency_overflow(ngx_http_request_t *r,
 
 /*
  * What is certain already is recorded before the client sees anything of it.
- * An answer that will release the claim holds it until it has come whole; so
- * does any other one what it guards.
+ * An answer that will release the claim holds it until it has come whole.  The
+ * upstream is at work until then, whatever was recorded: so guards are held.
  */
 
 static void
@@ -485,10 +482,23 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
     }
 
     if (ctx->guards) {
-        ctx->guards->stays = 1;
+        ctx->guards->passing = 1;
     }
 
     ngx_http_idempotency_settle_now(ctx, fate, ttl_s);
+
+    if (ctx->guards) {
+        ngx_http_idempotency_renew_start(ctx);
+    }
+}
+
+
+ngx_uint_t
+ngx_http_idempotency_is_passing(ngx_http_idempotency_ctx_t *ctx)
+{
+    return ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING
+           || (ctx->state == NGX_HTTP_IDEMPOTENCY_SETTLED
+               && ctx->guards && ctx->guards->passing);
 }
 
 
@@ -747,8 +757,18 @@ ngx_http_idempotency_pass_end(ngx_http_request_t *r,
     uint32_t         ttl_s;
     ngx_idem_fate_e  fate;
 
-    if (ctx->state != NGX_HTTP_IDEMPOTENCY_PASSING) {
-        ngx_http_idempotency_guards_through(ctx);
+    if (!ngx_http_idempotency_is_passing(ctx)) {
+        return;
+    }
+
+    if (ctx->state == NGX_HTTP_IDEMPOTENCY_SETTLED) {
+        ctx->guards->passing = 0;
+        ngx_http_idempotency_guards_let_go(ctx);
+
+        if (ctx->event.timer_set) {
+            ngx_del_timer(&ctx->event);
+        }
+
         return;
     }
 

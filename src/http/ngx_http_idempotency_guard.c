@@ -1013,10 +1013,6 @@ ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx)
 
     gs = ctx->guards;
 
-    if (gs->stays) {
-        return NGX_OK;
-    }
-
     if (gs->event.timer_set) {
         ngx_del_timer(&gs->event);
     }
@@ -1026,21 +1022,6 @@ ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx)
     }
 
     return gs->leaving ? NGX_AGAIN : NGX_OK;
-}
-
-
-void
-ngx_http_idempotency_guards_through(ngx_http_idempotency_ctx_t *ctx)
-{
-    if (ctx->guards == NULL || !ctx->guards->stays) {
-        return;
-    }
-
-    if (ctx->event.timer_set) {
-        ngx_del_timer(&ctx->event);
-    }
-
-    ngx_http_idempotency_guards_let_go(ctx);
 }
 
 
@@ -1055,8 +1036,6 @@ ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx)
 
     gs = ctx->guards;
     st = ctx->ilcf->store;
-
-    gs->stays = 0;
 
     for (i = 0; i < gs->n; i++) {
         ngx_http_idempotency_guard_ask_no_more(ctx, &gs->guards[i]);

@@ -127,8 +127,9 @@ typedef struct {
     unsigned                             local:1;
     unsigned                             waits:1;
     unsigned                             last_try:1;
-    unsigned                             stays:1;   /* the upstream is at it,
-                                                       though all is settled */
+    unsigned                             passing:1; /* held to the end of an
+                                                       answer that is on its
+                                                       way, and recorded */
 } ngx_http_idempotency_guards_t;
 
 

@@ -193,7 +193,7 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
     op = &ctx->op;
     st = ctx->ilcf->store;
 
-    if (ctx->event.timer_set && !(ctx->guards && ctx->guards->stays)) {
+    if (ctx->event.timer_set) {
         ngx_del_timer(&ctx->event);
     }
 
@@ -217,7 +217,9 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
 
     NGX_IDEM_POINT("settled");
 
-    if (ctx->guards && ngx_http_idempotency_guards_leave(ctx) == NGX_AGAIN) {
+    if (ctx->guards && !ctx->guards->passing
+        && ngx_http_idempotency_guards_leave(ctx) == NGX_AGAIN)
+    {
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_COMMITTING);
         return NGX_AGAIN;
     }
@@ -239,7 +241,7 @@ ngx_http_idempotency_settle_now(ngx_http_idempotency_ctx_t *ctx,
         st = ctx->ilcf->store;
         st->verbs->cancel(st, &ctx->op);
 
-        if (ctx->guards && !ctx->guards->stays) {
+        if (ctx->guards && !ctx->guards->passing) {
             ngx_http_idempotency_guards_let_go(ctx);
         }
 
@@ -499,12 +501,10 @@ ngx_http_idempotency_renew_handler(ngx_event_t *ev)
         ngx_http_idempotency_guards_renew(ctx);
     }
 
-    if (ctx->state == NGX_HTTP_IDEMPOTENCY_SETTLED) {
-        ngx_http_idempotency_renew_again(ctx);
-        return;
-    }
+    /* the claim may have ended before the guards */
 
-    if (st->verbs->renew(st, &ctx->op) == NGX_OK
+    if (ctx->state != NGX_HTTP_IDEMPOTENCY_SETTLED
+        && st->verbs->renew(st, &ctx->op) == NGX_OK
         && ctx->op.verdict == NGX_IDEM_LOST)
     {
         ngx_log_error(NGX_LOG_WARN, ev->log, 0,

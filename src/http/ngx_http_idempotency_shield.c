@@ -249,7 +249,7 @@ ngx_http_idempotency_finalize(ngx_http_request_t *r, ngx_int_t rc)
 
     ctx->finalize(r, rc);
 
-    if (rc == NGX_OK && ctx->state == NGX_HTTP_IDEMPOTENCY_PASSING) {
+    if (rc == NGX_OK && ngx_http_idempotency_is_passing(ctx)) {
         ngx_http_idempotency_all_said(r, ctx);
     }
 
