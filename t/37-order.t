@@ -22,6 +22,9 @@ HTTP
     location /ack/  { proxy_pass http://backend;
                       idempotency_sequence $arg_entity $arg_n
                                            late=acknowledge; }
+    location /both/ { proxy_pass http://backend;
+                      idempotency_serialize $arg_entity wait=20s;
+                      idempotency_sequence $arg_entity $arg_n; }
     location /state/ { proxy_pass http://backend;
                       idempotency_state order $arg_order $arg_to; }
     location /late/ { proxy_pass http://backend;
@@ -227,6 +230,19 @@ for ([ release => 8 ], [ unknown => 9 ]) {
     carried_out("/state/?order=$order&to=cancelled", 200,
                 'then nothing has moved') if $word eq 'release';
 }
+
+# Who has waited for its turn has it with the other guard as well: the one before
+# has left that by then, in whatever worker.
+
+$t->backend->on('/both/' => 200, 'done');
+
+my @turns = map {
+    my $entity = "turns-$_";
+    map { $t->start_post(message("/both/?entity=$entity&n=$_")) } 1 .. 20
+} 1 .. 10;
+
+is(scalar(grep { $_->response->body =~ /resource is busy/i } @turns), 0,
+   'nobody has waited in vain');
 
 # The worker dies with a move.
 

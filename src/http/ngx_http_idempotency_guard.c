@@ -982,7 +982,9 @@ ngx_http_idempotency_guard_wait_handler(ngx_event_t *ev)
 
     gs->last_try = 1;
 
-    if (gs->guards[gs->at].step == NGX_HTTP_IDEMPOTENCY_GUARD_QUEUED) {
+    if (gs->at < gs->n
+        && gs->guards[gs->at].step == NGX_HTTP_IDEMPOTENCY_GUARD_QUEUED)
+    {
         st->verbs->cancel(st, &gs->guards[gs->at].op);
         ngx_http_idempotency_guard_resume(ctx);
     }
@@ -1017,8 +1019,10 @@ ngx_http_idempotency_guards_leave(ngx_http_idempotency_ctx_t *ctx)
         ngx_del_timer(&gs->event);
     }
 
-    for (i = 0; i < gs->n; i++) {
-        ngx_http_idempotency_guard_leave(ctx, &gs->guards[i]);
+    /* who waits for the first one is to find the others free */
+
+    for (i = gs->n; i; i--) {
+        ngx_http_idempotency_guard_leave(ctx, &gs->guards[i - 1]);
     }
 
     return gs->leaving ? NGX_AGAIN : NGX_OK;
