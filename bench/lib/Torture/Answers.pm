@@ -598,15 +598,20 @@ sub _is_being_asked {
 }
 
 
-# One who has asked the upstream has its answer before Redis has heard of it.
+# One who has asked the upstream has its answer before Redis has heard of it; so
+# has one who was kept out by a guard.
 
 sub _just_asked {
     my ($self, $r) = @_;
 
     my $facts = $self->{facts};
+    my $place = $facts->place($r);
+    my $told = join '|', $place->{check} ? qw(outcome-unknown replayed) : (),
+        $place->{guard} ? qw(resource-busy out-of-order acknowledged) : (),
+        $place->{state} ? 'outcome-unknown' : ();
 
-    return $REDIS && $facts->place($r)->{check}
-        && grep { ($_->{told} // '') =~ /^(outcome-unknown|replayed)$/
+    return $REDIS && length $told
+        && grep { ($_->{told} // '') =~ /^(?:$told)$/
                   && $_->{t2} <= $r->{t2} && $_->{t2} > $r->{t0} - 1 }
            @{ $facts->identity($r)->{requests} };
 }

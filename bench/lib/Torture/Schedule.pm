@@ -15,7 +15,7 @@ use Torture::Places;
 use Torture::Random;
 
 use constant SCOPES => qw(ann bob cem dot);
-use constant SHARERS => 30;             # of a resource: so many pairs
+use constant SHARERS => 16;             # of a resource: so many pairs
 
 
 # weigh: { name => factor } makes kinds of chaos, places, faults and ways to
