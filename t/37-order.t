@@ -8,7 +8,7 @@ use lib 't/lib';
 use Test::Idempotency;
 
 my $t = Test::Idempotency->new('idempotency payments;', workers => 2,
-    backends => [ 'known' ],
+    backends => [ 'known', 'none' ],
     http => <<'HTTP', locations => <<'END');
     idempotency_states order {
         new      created;
@@ -36,6 +36,12 @@ HTTP
     location /short/ { proxy_pass http://backend;
                       idempotency_unknown refuse 1s;
                       idempotency_state order $arg_order $arg_to; }
+    location /again/ { proxy_pass http://$http_x_to;
+                      idempotency_unknown retry;
+                      idempotency_serialize $arg_order;
+                      idempotency_state order $arg_order $arg_to; }
+    location /turn/ { proxy_pass http://backend;
+                      idempotency_serialize $arg_order; }
     location = /known { internal; proxy_pass http://known; }
 END
 
@@ -48,9 +54,9 @@ sub message { return (path => $_[0], key => 'm' . ++$n, body => 'x') }
 # Is carried out, and answered so.
 
 sub carried_out {
-    my ($path, $status, $name) = @_;
+    my ($path, $status, $name, @more) = @_;
 
-    my $client = $t->start_post(message($path));
+    my $client = $t->start_post(message($path), @more);
     $t->backend->wait_for_request;
     $t->backend->answer($status, 'ran');
 
@@ -59,10 +65,10 @@ sub carried_out {
 
 
 sub late {
-    my ($path, $name) = @_;
+    my ($path, $name, @more) = @_;
 
     my $ran = $t->backend->requests;
-    is_problem($t->post(message($path)), 409, 'out-of-order', $name);
+    is_problem($t->post(message($path), @more), 409, 'out-of-order', $name);
 
     return is($t->backend->requests, $ran, "$name: is not carried out");
 }
@@ -229,6 +235,53 @@ for ([ release => 8 ], [ unknown => 9 ]) {
                'outcome-unknown', 'then nothing moves') if $word eq 'unknown';
     carried_out("/state/?order=$order&to=cancelled", 200,
                 'then nothing has moved') if $word eq 'release';
+}
+
+# A move of which nobody knows is run again, and that comes to nothing, as
+# somebody else has the turn, no upstream is there, or the one there says that it
+# did not carry it out: still nobody knows what became of it the first time.
+
+my @to = (headers => [ [ 'X-To', 'backend' ] ]);
+my @nowhere = (headers => [ [ 'X-To', '127.0.0.1:' . $t->backend('none')->port ] ]);
+
+$t->backend('none')->stop;
+
+for my $how ('no turn', 'no upstream', 'refused') {
+    my $path = '/again/?order=' . $how =~ tr/ /-/r . '&to=';
+
+    carried_out("${path}created", 200, 'an order', @to);
+    %request = message("${path}paid");
+    $client = $t->start_post(%request, @to);
+    $t->backend->wait_for_request;
+    $t->backend->close;
+    is($client->response->status, 502, "$how: a move of which nobody knows");
+
+    if ($how eq 'no turn') {
+        $client = $t->start_post(message($path =~ s/again/turn/r));
+        $t->backend->wait_for_request;
+        is_problem($t->post(%request, @to), 409, 'resource-busy',
+                   "$how: it cannot be run again");
+        $t->backend->answer(200, 'the turn');
+        is_answer($client, 200, 'the turn', "$how: whose turn it was");
+
+    } elsif ($how eq 'no upstream') {
+        is($t->post(%request, @nowhere)->status, 502, "$how: it was not run");
+
+    } else {
+        $client = $t->start_post(%request, @to);
+        $t->backend->wait_for_request;
+        $t->backend->answer(503, 'no');
+        is_answer($client, 503, 'no', "$how: it was not carried out");
+    }
+
+    is_problem($t->post(message("${path}cancelled"), @to), 409,
+               'outcome-unknown', "$how: nothing moves");
+
+    $client = $t->start_post(%request, @to);
+    $t->backend->wait_for_request;
+    $t->backend->answer(200, 'paid');
+    is_answer($client, 200, 'paid', "$how: at last it is run");
+    late("${path}cancelled", "$how: so it was paid", @to);
 }
 
 # Who has waited for its turn has it with the other guard as well: the one before

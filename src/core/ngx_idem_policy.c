@@ -83,7 +83,8 @@ ngx_idem_policy_fate(const ngx_idem_evidence_t *ev,
     *ttl_s = NGX_IDEM_TTL_UNSET;
 
     if ((ev->asked && !ev->answered) || !ev->complete) {
-        return ev->sent ? NGX_IDEM_FATE_UNKNOWN : NGX_IDEM_FATE_RELEASE;
+        return (ev->sent || ev->doubt) ? NGX_IDEM_FATE_UNKNOWN
+                                       : NGX_IDEM_FATE_RELEASE;
     }
 
     if (ev->override.given || (ev->override.timed && !ev->override.ttl_s)) {

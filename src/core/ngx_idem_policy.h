@@ -85,9 +85,9 @@ typedef struct {
                                                complete answer */
     int                  complete;          /* the answer for the client has
                                                come whole */
-    int                  doubt;             /* one asked before the last got a
-                                               byte, and did not say that it
-                                               refuses */
+    int                  doubt;             /* one asked before the last, or in
+                                               an earlier run, got a byte, and
+                                               did not say that it refuses */
     ngx_idem_override_t  override;          /* of whoever gave the status */
 } ngx_idem_evidence_t;
 
@@ -95,10 +95,10 @@ typedef struct {
 /*
  * What becomes of a claim.  Rows in order, the first that fits:
  *
- *   asked, not answered, not sent        RELEASE
- *   asked, not answered, sent            UNKNOWN
- *   not complete, not sent               RELEASE
- *   not complete, sent                   UNKNOWN
+ *   asked, not answered, not sent, not in doubt  RELEASE
+ *   asked, not answered                  UNKNOWN
+ *   not complete, not sent, not in doubt  RELEASE
+ *   not complete                         UNKNOWN
  *   override: release or time 0, in doubt    UNKNOWN
  *   the same, not in doubt               RELEASE
  *   override: store, unknown             as told

@@ -357,6 +357,8 @@ typedef struct {
     ngx_http_idempotency_response_t   response;
 
     unsigned                          anonymous:1;
+    unsigned                          again:1;  /* it was unknown, and is run
+                                                   once more */
     unsigned                          changed:1;
     unsigned                          recursive:1;
     unsigned                          body_first:1;
@@ -730,6 +732,12 @@ char *ngx_http_idempotency_merge_token(ngx_conf_t *cf,
  */
 ngx_int_t ngx_http_idempotency_guard(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
+
+/*
+ * Nothing came of a claim, and nothing was sent: all is as it was before.  What
+ * was unknown then is it now, and guards know no more than they did.
+ */
+void ngx_http_idempotency_give_up(ngx_http_idempotency_ctx_t *ctx);
 
 /*
  * The claim has ended, as ctx->guards->fate says: so do those that are held.

@@ -63,8 +63,6 @@ static ngx_int_t ngx_http_idempotency_guard_failed(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_refuse(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why);
-static void ngx_http_idempotency_guard_give_up(
-    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_guard_done(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_guard_done_handler(
@@ -571,6 +569,7 @@ ngx_http_idempotency_guard_look(ngx_http_request_t *r,
     if (ngx_memcmp(gd->found.data, ctx->op.identity, NGX_IDEM_DIGEST_LEN)
         == 0)
     {
+        gd->again = ctx->again;
         return ngx_http_idempotency_guard_mark(r, ctx, gd);
     }
 
@@ -823,7 +822,7 @@ ngx_http_idempotency_guard_late(ngx_http_request_t *r,
                                                  NGX_IDEM_STAT_OUT_OF_ORDER);
     }
 
-    ngx_http_idempotency_guard_give_up(ctx);
+    ngx_http_idempotency_give_up(ctx);
 
     return ngx_http_idempotency_guard_done(r, ctx);
 }
@@ -867,19 +866,9 @@ static ngx_int_t
 ngx_http_idempotency_guard_refuse(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why)
 {
-    ngx_http_idempotency_guard_give_up(ctx);
+    ngx_http_idempotency_give_up(ctx);
 
     return ngx_http_idempotency_refuse(r, ctx, why);
-}
-
-
-static void
-ngx_http_idempotency_guard_give_up(ngx_http_idempotency_ctx_t *ctx)
-{
-    ctx->guards->fate = NGX_IDEM_FATE_RELEASE;
-    ctx->guards->settled = 1;
-
-    ngx_http_idempotency_settle_now(ctx, NGX_IDEM_FATE_RELEASE, 0);
 }
 
 
@@ -1151,12 +1140,15 @@ ngx_http_idempotency_guard_outcome(ngx_http_idempotency_ctx_t *ctx,
         return;
     }
 
-    if (!gs->settled || gs->fate == NGX_IDEM_FATE_RELEASE) {
+    if (!gd->again
+        && (!gs->settled || gs->fate == NGX_IDEM_FATE_RELEASE))
+    {
         return;
     }
 
-    if (gs->fate == NGX_IDEM_FATE_STORE && ctx->op.verdict != NGX_IDEM_LOST) {
-
+    if (gs->settled && gs->fate == NGX_IDEM_FATE_STORE
+        && ctx->op.verdict != NGX_IDEM_LOST)
+    {
         if (ngx_http_idempotency_guard_succeeded(ctx)) {
             ngx_http_idempotency_guard_learn(ctx, gd);
         }

@@ -110,6 +110,7 @@ typedef struct {
     ngx_str_t                            value;     /* what is known */
     ngx_str_t                            mine;      /* pending, if held */
     ngx_str_t                            found;     /* somebody's pending */
+    unsigned                             again:1;   /* ours, of a run before */
 } ngx_http_idempotency_guard_t;
 
 

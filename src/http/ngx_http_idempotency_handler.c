@@ -646,6 +646,7 @@ ngx_http_idempotency_answer(ngx_http_request_t *r,
     switch (ctx->op.verdict) {
 
     case NGX_IDEM_OWNED:
+        ctx->again = (ctx->op.outcome.state == NGX_IDEM_STATE_UNKNOWN);
         return ngx_http_idempotency_own(r, ctx);
 
     case NGX_IDEM_CHECK:

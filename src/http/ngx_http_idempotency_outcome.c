@@ -83,6 +83,7 @@ ngx_http_idempotency_evidence(ngx_http_request_t *r,
 
     ngx_memzero(ev, sizeof(ngx_idem_evidence_t));
 
+    ev->doubt = ctx->again;
     ev->final_status = (unsigned) ctx->response.status;
     ev->complete = complete;
     ev->override = ctx->override;
@@ -197,7 +198,7 @@ ngx_http_idempotency_settle(ngx_http_idempotency_ctx_t *ctx,
         ngx_del_timer(&ctx->event);
     }
 
-    if (ctx->guards) {
+    if (ctx->guards && !ctx->guards->settled) {
         ctx->guards->fate = fate;
         ctx->guards->settled = 1;
     }
@@ -247,6 +248,20 @@ ngx_http_idempotency_settle_now(ngx_http_idempotency_ctx_t *ctx,
 
         ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_SETTLED);
     }
+}
+
+
+void
+ngx_http_idempotency_give_up(ngx_http_idempotency_ctx_t *ctx)
+{
+    if (ctx->guards) {
+        ctx->guards->fate = NGX_IDEM_FATE_RELEASE;
+        ctx->guards->settled = 1;
+    }
+
+    ngx_http_idempotency_settle_now(ctx, ctx->again ? NGX_IDEM_FATE_UNKNOWN
+                                                    : NGX_IDEM_FATE_RELEASE,
+                                    NGX_IDEM_TTL_UNSET);
 }
 
 
@@ -420,7 +435,7 @@ ngx_http_idempotency_cleanup(void *data)
 
     case NGX_HTTP_IDEMPOTENCY_GUARDED:
     case NGX_HTTP_IDEMPOTENCY_GUARDING:
-        ngx_http_idempotency_settle_now(ctx, NGX_IDEM_FATE_RELEASE, 0);
+        ngx_http_idempotency_give_up(ctx);
         break;
 
     case NGX_HTTP_IDEMPOTENCY_OWNED:
@@ -465,8 +480,8 @@ ngx_http_idempotency_unclaim(ngx_http_idempotency_ctx_t *ctx)
     }
 
     if (ctx->op.verdict == NGX_IDEM_OWNED) {
-        ngx_http_idempotency_settle_now(ctx, NGX_IDEM_FATE_RELEASE,
-                                        NGX_IDEM_TTL_UNSET);
+        ctx->again = (ctx->op.outcome.state == NGX_IDEM_STATE_UNKNOWN);
+        ngx_http_idempotency_give_up(ctx);
 
     } else if (ctx->op.verdict == NGX_IDEM_CHECK) {
         ngx_http_idempotency_put_back(ctx);

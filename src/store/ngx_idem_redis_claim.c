@@ -241,6 +241,11 @@ ngx_idem_redis_owned(ngx_idem_redis_task_t *task, ngx_idem_verdict_e verdict)
 
     if (verdict == NGX_IDEM_CHECK) {
         ngx_idem_redis_checks(task);
+
+    } else {
+        op->outcome.state = ngx_idem_redis_integer(task, 2)
+                                ? NGX_IDEM_STATE_UNKNOWN
+                                : NGX_IDEM_STATE_ABSENT;
     }
 
     ngx_idem_redis_answer(task, NGX_OK, verdict);

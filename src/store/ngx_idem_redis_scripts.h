@@ -18,6 +18,7 @@
  *           be the first)
  *
  *             O fence                               owned
+ *             O fence 1                             owned, it was unknown
  *             C fence age status born life          owned, to be looked into
  *             B left                                of the lease
  *             D status age left fence dry record

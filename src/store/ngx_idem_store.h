@@ -110,7 +110,8 @@ struct ngx_idem_op_s {
  *           lock that saw the running claim, so that no completion is
  *           missed.  op->handler then comes at most once, from the event
  *           loop, never from inside claim().  CHECK comes with op->outcome:
- *           completing with it as it is puts the unknown back.  MISMATCH of a
+ *           completing with it as it is puts the unknown back.  OWNED comes
+ *           with op->outcome.state, which is UNKNOWN if it was.  MISMATCH of a
  *           zone comes with op->outcome.state, that of the other one.  ABSENT:
  *           there is no record and op->known is set, so nothing was claimed.
  * renew     the lease ends op->lease_ms from now.  OWNED or LOST.

@@ -250,6 +250,7 @@ ngx_idem_zone_new_locked(ngx_idem_zone_t *zn, ngx_idem_op_t *op)
 
     op->verdict = ngx_idem_zone_decide_locked(zn, op, &h->entry);
     op->fence = h->entry.fence;
+    op->outcome.state = NGX_IDEM_STATE_ABSENT;
 
     h->tail = NGX_IDEM_NIL;
     h->u.worker = ngx_idem_worker_self(zn->worker);
