@@ -102,9 +102,9 @@ demo: all  ## show the promise: a payment sent twice, carried out once
 bench: all  ## measure against the goals
 	@bench/run
 
-torture: all  ## a minute of everything at once (SECONDS=number SEED=text REDIS=1)
+torture: all  ## a minute of everything at once (SECONDS=number SEED=text REDIS=1 GUARDS=1)
 	@bench/torture $(SECONDS:%=--seconds %) $(SEED:%=--seed %)            \
-	    $(REDIS:%=--redis)
+	    $(REDIS:%=--redis) $(GUARDS:%=--guards)
 
 mutants: all  ## check that the torture notices what is broken on purpose
 	@.ci/mutants

@@ -32,7 +32,7 @@ sub new {
 sub _points {
     my ($root) = @_;
 
-    local @ARGV = glob "$root/src/store/*.c";
+    local @ARGV = glob "$root/src/{store,http}/*.c";
     my %points = map { $_ => 1 } map { /\bNGX_IDEM_POINT\("([\w-]+)"\)/g } <>;
 
     return [ sort keys %points ];

@@ -272,7 +272,8 @@ sub outcomes {
 
 
 # What its guard may have learned of an execution: moved, that the upstream
-# has carried it out; kept, that it has not; doubt, that nobody knows.
+# has carried it out; kept, that it has not; doubt, that nobody knows.  What a
+# zone has replayed was never in doubt, unless it was asked about.
 
 sub left {
     my ($self, $e) = @_;
@@ -285,7 +286,9 @@ sub left {
     $left{moved} = 1 if (defined $has && $good) || defined $e->{checked};
     $left{kept} = 1 if (defined $has && !$good) || defined $may->{released}
                        || $self->_denied($e, $e->{t}, 1e9);
-    $left{doubt} = 1 if defined $may->{unknown};
+    $left{doubt} = 1 if defined $may->{unknown}
+                        && ($REDIS || !defined $e->{replayed}
+                            || defined $e->{checked});
 
     return \%left;
 }

@@ -204,7 +204,7 @@ sub _numbers {
 }
 
 
-# Reasons.  Another one that was in the way, in a span of time.
+# Reasons.  Others that may have been in the way while a request was there.
 
 sub busy {
     my ($self, $r) = @_;
@@ -212,9 +212,29 @@ sub busy {
     my $facts = $self->{facts};
 
     return grep {
-        $_ != $r && $_->{t0} < $r->{t2} && $facts->may_have_owned($_)
+        $_ != $r && $_->{t0} < $r->{t2} && $self->_may_have_held($_)
             && $facts->may_run_until($_) > $r->{t0}
     } @{ $facts->resource($r)->{requests} };
+}
+
+
+# Whoever was kept out itself, or has asked for no guard, kept nobody out: if
+# all are told of others, there are none.  Excepted are those who find out what
+# became of a move, or run it again, as nobody else moves meanwhile; and those
+# to whom Redis has given what they never heard of.
+
+sub _may_have_held {
+    my ($self, $r) = @_;
+
+    my $facts = $self->{facts};
+    my $place = $facts->place($r);
+
+    return 0 if !$facts->may_have_owned($r);
+    return 1 if ($r->{told} // '') !~ /^(?:resource-busy|in-flight|key-reused
+                                       |replayed|waited|response-not-stored)$/x
+                || ($place->{state} && ($place->{check} || $place->{retry}));
+
+    return $REDIS && $facts->trouble($r->{node}, $r->{t0} - 1, $r->{t2} + 1);
 }
 
 

@@ -2,9 +2,10 @@ package Torture::Test;
 
 # A run as a test: each rule is one.
 #
-#   torture(redis => 1, guards => 1);
+#   torture(redis => 1, guards => 1, seconds => 10);
 #
-# IDEMPOTENCY_TORTURE_SECONDS, 60; IDEMPOTENCY_TORTURE_SEED, to do it again.
+# IDEMPOTENCY_TORTURE_SECONDS, else what the test says, else 60;
+# IDEMPOTENCY_TORTURE_SEED, to do it again.
 
 use strict;
 use warnings;
@@ -30,7 +31,7 @@ END {
 sub torture {
     my (%o) = @_;
 
-    my $seconds = $ENV{IDEMPOTENCY_TORTURE_SECONDS} || 60;
+    my $seconds = $ENV{IDEMPOTENCY_TORTURE_SECONDS} || $o{seconds} || 60;
     my $seed = $ENV{IDEMPOTENCY_TORTURE_SEED} || int rand 1e9;
 
     alarm $seconds + 300;
