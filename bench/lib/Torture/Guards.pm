@@ -112,11 +112,12 @@ sub _states {
     my $facts = $self->{facts};
     my %states = (new => 1);
     my @way = ({ t => 0, states => { new => 1 } });
-    my $before;
+    my ($before, $doubt);
 
     for my $e (@{ $resource->{runs} }) {
         $states{new} = 1 if $before && $self->_is_forgotten($before, $e);
-        $self->_in_doubt($before, $e) if $before;
+        $self->_in_doubt($doubt, $e) if $doubt;
+        $doubt = $self->_leaves_doubt($doubt, $e);
 
         my @from = grep { $self->_leads($_, $e->{target}) }
             sort keys %states;
@@ -166,16 +167,31 @@ sub _is_forgotten {
 # What nobody knows keeps all others out, until that is settled.
 
 sub _in_doubt {
-    my ($self, $before, $e) = @_;
-
-    my $left = $self->{facts}->left($before);
+    my ($self, $doubt, $e) = @_;
 
     $self->_say('moves', $e, "execution $e->{n} came, and nobody knew what had "
-                . "become of $before->{n}")
-        if join(' ', keys %$left) eq 'doubt'
-           && "$before->{scope} $before->{key}" ne "$e->{scope} $e->{key}"
-           && $e->{t} < $before->{t} + $self->{facts}->place($e)->{unknown};
+                . "become of $doubt->{n}")
+        if _name($doubt) ne _name($e)
+           && $e->{t} < $doubt->{t} + $self->{facts}->place($e)->{unknown};
 
+    return;
+}
+
+
+sub _name { return "$_[0]{scope} $_[0]{key}" }
+
+
+# The execution of which nobody knows, now that there was another one, if that
+# is known.  One that was run again and refused has settled nothing.
+
+sub _leaves_doubt {
+    my ($self, $doubt, $e) = @_;
+
+    my $facts = $self->{facts};
+
+    return $e if join(' ', keys %{ $facts->left($e) }) eq 'doubt';
+    return $doubt if $doubt && _name($doubt) eq _name($e)
+                     && join(' ', keys %{ $facts->outcomes($e) }) eq 'released';
     return;
 }
 
