@@ -16,8 +16,9 @@
  *   version    its entity tag                 to have seen that, in If-Match
  *
  * They are taken in this order after the claim and before the upstream is
- * asked; only a serialize waits.  They end after the record is completed, which
- * is the commit: a value moves if the upstream answered 2xx.
+ * asked; only a serialize waits.  They end in the opposite order, after the
+ * record is completed, which is the commit, and when the upstream is through: a
+ * value moves if it answered 2xx.
  *
  * Whoever holds a value says in it which request it is and what it is about to
  * do.  If it vanishes, the next one looks at the record of that request:
@@ -25,10 +26,14 @@
  *   the record is                   sequence    state          version
  *   ---------------------------------------------------------------------
  *   done or unstored, 2xx           moved       moved          forgotten
- *   done or unstored, else; absent  as it was   as it was      as it was
- *   unknown, or there was no key    as it was   409, it stays  forgotten
+ *   done or unstored, else          as it was   as it was      as it was
+ *   absent                          as it was   as it was      forgotten
+ *   unknown                         as it was   409, it stays  forgotten
  *                                               in doubt
  *   running                         409, busy   409, busy      409, busy
+ *
+ * A request without a key has no record; it leaves the end of its doubt in the
+ * place of its identity.  Until then it is unknown, and absent after that.
  */
 
 
