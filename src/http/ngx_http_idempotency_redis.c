@@ -22,9 +22,6 @@ typedef struct {
     unsigned               declared:1;
 } ngx_http_idempotency_redis_t;
 
-typedef char *(*ngx_http_idempotency_redis_pt)(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-
 
 static ngx_http_idempotency_redis_t *ngx_http_idempotency_redis_find(
     ngx_conf_t *cf, ngx_str_t *name);
@@ -36,76 +33,123 @@ static char *ngx_http_idempotency_redis_tls(ngx_conf_t *cf,
     ngx_http_idempotency_redis_t *rd);
 
 static char *ngx_http_idempotency_redis_server(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
+    ngx_command_t *cmd, void *conf);
 static char *ngx_http_idempotency_redis_mode(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_user(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
+    ngx_command_t *cmd, void *conf);
 static char *ngx_http_idempotency_redis_password(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_database(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_prefix(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_connect_timeout(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_timeout(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
+    ngx_command_t *cmd, void *conf);
 static char *ngx_http_idempotency_redis_wait(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_tls_on(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_tls_trusted(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_tls_name(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_tls_certificate(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_tls_key(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value);
-static char *ngx_http_idempotency_redis_msec(ngx_conf_t *cf,
-    ngx_str_t *value, ngx_msec_t *msec);
+    ngx_command_t *cmd, void *conf);
+static char *ngx_http_idempotency_redis_time(ngx_conf_t *cf, void *post,
+    void *data);
 
 
-static const struct {
-    ngx_str_t                      name;
-    ngx_uint_t                     min;         /* arguments */
-    ngx_uint_t                     max;
-    ngx_http_idempotency_redis_pt  set;
-} ngx_http_idempotency_redis_lines[] = {
+static ngx_conf_post_t  ngx_http_idempotency_redis_above_0 = {
+    ngx_http_idempotency_redis_time
+};
 
-    { ngx_string("server"), 1, 1, ngx_http_idempotency_redis_server },
 
-    { ngx_string("mode"), 1, 2, ngx_http_idempotency_redis_mode },
+static ngx_command_t  ngx_http_idempotency_redis_lines[] = {
 
-    { ngx_string("user"), 1, 1, ngx_http_idempotency_redis_user },
+    { ngx_string("server"),
+      NGX_CONF_TAKE1,
+      ngx_http_idempotency_redis_server,
+      0,
+      0,
+      NULL },
 
-    { ngx_string("password_file"), 1, 1,
-      ngx_http_idempotency_redis_password },
+    { ngx_string("mode"),
+      NGX_CONF_TAKE12,
+      ngx_http_idempotency_redis_mode,
+      0,
+      0,
+      NULL },
 
-    { ngx_string("database"), 1, 1, ngx_http_idempotency_redis_database },
+    { ngx_string("user"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, conf.user),
+      NULL },
 
-    { ngx_string("prefix"), 1, 1, ngx_http_idempotency_redis_prefix },
+    { ngx_string("password_file"),
+      NGX_CONF_TAKE1,
+      ngx_http_idempotency_redis_password,
+      0,
+      0,
+      NULL },
 
-    { ngx_string("connect_timeout"), 1, 1,
-      ngx_http_idempotency_redis_connect_timeout },
+    { ngx_string("database"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_num_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, conf.database),
+      NULL },
 
-    { ngx_string("timeout"), 1, 1, ngx_http_idempotency_redis_timeout },
+    { ngx_string("prefix"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, conf.prefix),
+      NULL },
 
-    { ngx_string("wait"), 2, 2, ngx_http_idempotency_redis_wait },
+    { ngx_string("connect_timeout"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, conf.connect_timeout),
+      &ngx_http_idempotency_redis_above_0 },
 
-    { ngx_string("tls"), 1, 1, ngx_http_idempotency_redis_tls_on },
+    { ngx_string("timeout"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, conf.timeout),
+      &ngx_http_idempotency_redis_above_0 },
 
-    { ngx_string("tls_trusted_certificate"), 1, 1,
-      ngx_http_idempotency_redis_tls_trusted },
+    { ngx_string("wait"),
+      NGX_CONF_TAKE2,
+      ngx_http_idempotency_redis_wait,
+      0,
+      0,
+      NULL },
 
-    { ngx_string("tls_name"), 1, 1, ngx_http_idempotency_redis_tls_name },
+    { ngx_string("tls"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_flag_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, conf.tls),
+      NULL },
 
-    { ngx_string("tls_certificate"), 1, 1,
-      ngx_http_idempotency_redis_tls_certificate },
+    { ngx_string("tls_trusted_certificate"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, trusted),
+      NULL },
 
-    { ngx_string("tls_certificate_key"), 1, 1,
-      ngx_http_idempotency_redis_tls_key }
+    { ngx_string("tls_name"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, conf.tls_name),
+      NULL },
+
+    { ngx_string("tls_certificate"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, certificate),
+      NULL },
+
+    { ngx_string("tls_certificate_key"),
+      NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      0,
+      offsetof(ngx_http_idempotency_redis_t, key),
+      NULL },
+
+      ngx_null_command
 };
 
 
@@ -186,9 +230,10 @@ ngx_http_idempotency_redis_find(ngx_conf_t *cf, ngx_str_t *name)
     *known = rd;
 
     rd->conf.name = *name;
-    rd->conf.connect_timeout = 1000;
-    rd->conf.timeout = 500;
-    ngx_str_set(&rd->conf.prefix, "idem:");
+    rd->conf.database = NGX_CONF_UNSET_UINT;
+    rd->conf.connect_timeout = NGX_CONF_UNSET_MSEC;
+    rd->conf.timeout = NGX_CONF_UNSET_MSEC;
+    rd->conf.tls = NGX_CONF_UNSET;
 
     rd->file = cf->conf_file->file.name;
     rd->line = cf->conf_file->line;
@@ -259,34 +304,26 @@ static char *
 ngx_http_idempotency_redis_line(ngx_conf_t *cf, ngx_command_t *dummy,
     void *conf)
 {
-    char        *rv;
-    size_t       i;
-    ngx_str_t   *value;
-    ngx_uint_t   n;
+    char           *rv;
+    ngx_str_t      *value;
+    ngx_command_t  *cmd;
 
     value = cf->args->elts;
-    n = cf->args->nelts - 1;
 
-    for (i = 0; i < sizeof(ngx_http_idempotency_redis_lines)
-                    / sizeof(ngx_http_idempotency_redis_lines[0]); i++)
-    {
-        if (ngx_strcmp(value[0].data,
-                       ngx_http_idempotency_redis_lines[i].name.data)
-            != 0)
-        {
+    for (cmd = ngx_http_idempotency_redis_lines; cmd->name.len; cmd++) {
+
+        if (ngx_strcmp(value[0].data, cmd->name.data) != 0) {
             continue;
         }
 
-        if (n < ngx_http_idempotency_redis_lines[i].min
-            || n > ngx_http_idempotency_redis_lines[i].max)
-        {
+        if (!(cmd->type & ((ngx_uint_t) 1 << (cf->args->nelts - 1)))) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid number of arguments in \"%V\"",
                                &value[0]);
             return NGX_CONF_ERROR;
         }
 
-        rv = ngx_http_idempotency_redis_lines[i].set(cf, conf, value);
+        rv = cmd->set(cf, cmd, conf);
 
         if (rv == NGX_CONF_OK || rv == NGX_CONF_ERROR) {
             return rv;
@@ -308,6 +345,15 @@ static char *
 ngx_http_idempotency_redis_check(ngx_conf_t *cf,
     ngx_http_idempotency_redis_t *rd)
 {
+    ngx_conf_init_uint_value(rd->conf.database, 0);
+    ngx_conf_init_msec_value(rd->conf.connect_timeout, 1000);
+    ngx_conf_init_msec_value(rd->conf.timeout, 500);
+    ngx_conf_init_value(rd->conf.tls, 0);
+
+    if (rd->conf.prefix.data == NULL) {
+        ngx_str_set(&rd->conf.prefix, "idem:");
+    }
+
     if (rd->conf.servers.nelts == 0) {
         return "has no server";
     }
@@ -406,10 +452,15 @@ ngx_http_idempotency_redis_tls(ngx_conf_t *cf,
 
 
 static char *
-ngx_http_idempotency_redis_server(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
+ngx_http_idempotency_redis_server(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf)
 {
+    ngx_http_idempotency_redis_t *rd = conf;
+
     ngx_url_t  *u;
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
 
     u = ngx_array_push(&rd->conf.servers);
     if (u == NULL) {
@@ -435,10 +486,18 @@ ngx_http_idempotency_redis_server(ngx_conf_t *cf,
 /* mode standalone | sentinel master=name | cluster; */
 
 static char *
-ngx_http_idempotency_redis_mode(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
+ngx_http_idempotency_redis_mode(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf)
 {
-    ngx_str_t  *master;
+    ngx_http_idempotency_redis_t *rd = conf;
+
+    ngx_str_t  *value, *master;
+
+    value = cf->args->elts;
+
+    if (rd->conf.mode != NGX_IDEM_REDIS_STANDALONE) {
+        return "is duplicate";
+    }
 
     if (cf->args->nelts == 2
         && ngx_strcmp(value[1].data, "standalone") == 0)
@@ -469,25 +528,24 @@ ngx_http_idempotency_redis_mode(ngx_conf_t *cf,
 }
 
 
-static char *
-ngx_http_idempotency_redis_user(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    rd->conf.user = value[1];
-
-    return NGX_CONF_OK;
-}
-
-
 /* The first line of a file. */
 
 static char *
-ngx_http_idempotency_redis_password(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
+ngx_http_idempotency_redis_password(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf)
 {
-    u_char    *p, buf[4096];
-    ssize_t    n;
-    ngx_fd_t   fd;
+    ngx_http_idempotency_redis_t *rd = conf;
+
+    u_char     *p, buf[4096];
+    ssize_t     n;
+    ngx_fd_t    fd;
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    if (rd->conf.password.data) {
+        return "is duplicate";
+    }
 
     if (ngx_conf_full_name(cf->cycle, &value[1], 1) != NGX_OK) {
         return NGX_CONF_ERROR;
@@ -525,147 +583,43 @@ ngx_http_idempotency_redis_password(ngx_conf_t *cf,
 }
 
 
-static char *
-ngx_http_idempotency_redis_database(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    ngx_int_t  n;
-
-    n = ngx_atoi(value[1].data, value[1].len);
-
-    if (n == NGX_ERROR) {
-        return "takes a number";
-    }
-
-    rd->conf.database = (ngx_uint_t) n;
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_idempotency_redis_prefix(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    rd->conf.prefix = value[1];
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_idempotency_redis_connect_timeout(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    return ngx_http_idempotency_redis_msec(cf, &value[1],
-                                           &rd->conf.connect_timeout);
-}
-
-
-static char *
-ngx_http_idempotency_redis_timeout(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    return ngx_http_idempotency_redis_msec(cf, &value[1], &rd->conf.timeout);
-}
-
-
-static char *
-ngx_http_idempotency_redis_msec(ngx_conf_t *cf, ngx_str_t *value,
-    ngx_msec_t *msec)
-{
-    ngx_int_t  n;
-
-    n = ngx_parse_time(value, 0);
-
-    if (n == NGX_ERROR || n == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid time \"%V\"",
-                           value);
-        return NGX_CONF_ERROR;
-    }
-
-    *msec = (ngx_msec_t) n;
-
-    return NGX_CONF_OK;
-}
-
-
 /* wait replicas time; */
 
 static char *
-ngx_http_idempotency_redis_wait(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
+ngx_http_idempotency_redis_wait(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf)
 {
-    ngx_int_t  n;
+    ngx_http_idempotency_redis_t *rd = conf;
+
+    ngx_int_t   n, ms;
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    if (rd->conf.wait_replicas) {
+        return "is duplicate";
+    }
 
     n = ngx_atoi(value[1].data, value[1].len);
+    ms = ngx_parse_time(&value[2], 0);
 
-    if (n == NGX_ERROR || n == 0) {
+    if (n == NGX_ERROR || n == 0 || ms == NGX_ERROR || ms == 0) {
         return "takes a number of replicas and a time";
     }
 
     rd->conf.wait_replicas = (ngx_uint_t) n;
-
-    return ngx_http_idempotency_redis_msec(cf, &value[2],
-                                           &rd->conf.wait_timeout);
-}
-
-
-static char *
-ngx_http_idempotency_redis_tls_on(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    if (ngx_strcmp(value[1].data, "on") == 0) {
-        rd->conf.tls = 1;
-        return NGX_CONF_OK;
-    }
-
-    if (ngx_strcmp(value[1].data, "off") == 0) {
-        rd->conf.tls = 0;
-        return NGX_CONF_OK;
-    }
-
-    return "takes \"on\" or \"off\"";
-}
-
-
-static char *
-ngx_http_idempotency_redis_tls_trusted(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    rd->trusted = value[1];
+    rd->conf.wait_timeout = (ngx_msec_t) ms;
 
     return NGX_CONF_OK;
 }
 
 
 static char *
-ngx_http_idempotency_redis_tls_name(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
+ngx_http_idempotency_redis_time(ngx_conf_t *cf, void *post, void *data)
 {
-    rd->conf.tls_name = value[1];
+    ngx_msec_t *ms = data;
 
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_idempotency_redis_tls_certificate(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    rd->certificate = value[1];
-
-    return NGX_CONF_OK;
-}
-
-
-static char *
-ngx_http_idempotency_redis_tls_key(ngx_conf_t *cf,
-    ngx_http_idempotency_redis_t *rd, ngx_str_t *value)
-{
-    rd->key = value[1];
-
-    return NGX_CONF_OK;
+    return *ms ? NGX_CONF_OK : "must not be 0";
 }
 
 #else
