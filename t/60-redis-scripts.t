@@ -173,6 +173,8 @@ my %states = (
     gone      => sub { claim($_[0], lease => 10, life => 10) },
     checking  => sub { claim($_[0]); complete($_[0], state => 'k');
                        claim($_[0], unknown => 'check') },
+    again     => sub { claim($_[0]); complete($_[0], state => 'k');
+                       claim($_[0], unknown => 'retry') },
     unchecked => sub { claim($_[0]); complete($_[0], state => 'k');
                        claim($_[0], unknown => 'check', lease => 20) },
 );
@@ -204,6 +206,8 @@ running  me    O     O     O     M       O     D>D  S>S  U>U  A>A     A>A
 running  other B     B     B     M       L     L    L    L    L       L
 checking me    C     C     C     M       O     D>D  S>S  U>U  A>A     U>U
 checking other B     B     B     M       L     L    L    L    L       L
+again    me    O     O     O     M       O     D>D  S>S  U>U  A>A     U>U
+again    other B     B     B     M       L     L    L    L    L       L
 done     me    D     D     D     M       L     D    L    L    L       L
 done     other D     D     D     M       L     L    L    L    L       L
 unstored me    S     S     S     M       L     L    S    L    L       L
@@ -215,7 +219,7 @@ late     other U     O>B   C>B   M       L     L    L    L    L       L
 END_OF_TABLE
 
 my %alike = (absent => [ qw(released expired gone) ], late => [ 'unchecked' ]);
-my %letter = (running => 'B', checking => 'B', done => 'D', unstored => 'S',
+my %letter = (running => 'B', checking => 'B', again => 'B', done => 'D', unstored => 'S',
               unknown => 'U', late => 'U');
 
 
@@ -251,7 +255,7 @@ sub cells {
 subtest 'the table' => sub {
     my @cells = cells();
 
-    is(scalar(@cells), 11 * 2 * 10, 'every cell');
+    is(scalar(@cells), 12 * 2 * 10, 'every cell');
     time_passes(21);
 
     for (@cells) {

@@ -14,9 +14,9 @@ ngx_idem_redis_script_t  ngx_idem_redis_scripts[NGX_IDEM_REDIS_SCRIPTS] = {
     { "claim",
     "-- Who may carry the request out: see store/ngx_idem_redis_scripts.h.\n"
     "local key, owner, fp, lease, life, unknown, wait = KEYS[1], unpack(ARGV)\n"
-    "local v, t = redis.call('GETRANGE', key, '0', '88'), redis.call('TIME')\n"
+    "local v, t = redis.call('GETRANGE', key, '0', '89'), redis.call('TIME')\n"
     "local us, told, form = t[1] * 1000000 + t[2], '0', '>c3c16c32ddHBc1'\n"
-    "local now, fence, seen, again = math.floor(us / 1000), us, ''\n"
+    "local now, fence, seen = math.floor(us / 1000), us, ''\n"
     "if v ~= '' then\n"
     "    local s, o, f, n, l, c, y, w = struct.unpack(form, v)\n"
     "    assert(('I1r I1d I1u I1k'):find(s, 1, true), 'not a record')\n"
@@ -32,17 +32,17 @@ ngx_idem_redis_script_t  ngx_idem_redis_scripts[NGX_IDEM_REDIS_SCRIPTS] = {
     "    elseif runs then                    -- sent again: as before\n"
     "        fence, life, told, seen = n, l, w, v:sub(72)\n"
     "    elseif unknown == '0' then return { 'U', age }\n"
-    "    else fence, told, again = math.max(n + 1, us), w, 1 end\n"
-    "    if unknown == '2' and not runs then     -- lives no longer for it\n"
-    "        life, seen = left, struct.pack('>ddH', now + left - l, l, c)\n"
-    "    end\n"
+    "    else fence, told = math.max(n + 1, us), w end\n"
+    "    if not runs then seen = struct.pack('>ddH', now + left - l, l, c)\n"
+    "            .. (unknown == '1' and 'O' or '') end\n"
+    "    if unknown == '2' and not runs then life = left end\n"
     "elseif ARGV[7] == '1' then return { 'A' } end\n"
     "v = struct.pack(form, 'I1r', owner, fp, fence, life, 0, 0, told)\n"
     "redis.call('SET', key, v .. seen, 'PX', lease + life)\n"
-    "if seen == '' then return { 'O', fence, again } end\n"
+    "if #seen ~= 18 then return { 'O', fence, seen ~= '' and 1 or nil } end\n"
     "local born, was, status = struct.unpack('>ddH', seen)\n"
     "return { 'C', fence, math.max(now - born, 0), status, born, was }\n",
-      1660, "6b3fa150d4e224db4019df95bde451a4c91540cd" },
+      1691, "20aefc850bc74e28f3003ce3e7513876189d55d2" },
 
     { "renew",
     "-- Prolongs the lease of owner: see store/ngx_idem_redis_scripts.h.\n"

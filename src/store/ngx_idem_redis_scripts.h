@@ -50,7 +50,8 @@
  *
  *             A, U or L                             absent, unknown or lost
  *
- *           If nobody has looked into an unknown, it is what it was.
+ *           If nobody has looked into an unknown, or has run it again, it is
+ *           what it was.
  *
  * load      with the record (0, 1)
  *
@@ -110,8 +111,9 @@
  *     67   2  status; 0 while running
  *     69   1  dry
  *     70   1  "1": somebody waits, else "0"
- *     71      done: the record.  Running to look into an unknown: when that
- *             was born (8), its life (8) and status (2)
+ *     71      done: the record.  Running what was unknown: when that was born
+ *             (8), its life (8) and status (2); "O" (1) if it is not looked
+ *             into but run again
  *
  * in network byte order; fence, life and born are IEEE doubles with integers
  * in them.  There is no time of day in it: the key's own time to live is the
