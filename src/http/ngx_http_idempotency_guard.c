@@ -368,10 +368,10 @@ ngx_http_idempotency_guard_pending(ngx_http_idempotency_ctx_t *ctx,
         return NGX_OK;
     }
 
-    ngx_str_null(&target);
+    target = gd->target;
 
-    if (gd->conf->kind != NGX_HTTP_IDEMPOTENCY_VERSION) {
-        target = gd->target;
+    if (gd->conf->kind == NGX_HTTP_IDEMPOTENCY_VERSION) {
+        ngx_str_set(&target, "");
     }
 
     p = ngx_pnalloc(ctx->request->pool, NGX_IDEM_DIGEST_LEN + target.len);
