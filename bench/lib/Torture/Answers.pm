@@ -586,14 +586,16 @@ sub _kept_by_its_node {
 }
 
 
-# Whether another one of the same node was asking Redis meanwhile.
+# Whether another one of the same node was asking Redis meanwhile.  What has been
+# asked is asked to its end, two timeouts at most, though the client has left.
 
 sub _is_being_asked {
     my ($self, $r, $fact) = @_;
 
     return $REDIS && !defined $fact->{node}
         && grep { $_ != $r && $_->{node} == $r->{node}
-                  && $_->{t0} <= $r->{t2} && $_->{t2} >= $r->{t0} }
+                  && $_->{t0} <= $r->{t2}
+                  && $_->{t2} + ($_->{end} eq 'left' ? 1.6 : 0) >= $r->{t0} }
            @{ $self->{facts}->identity($r)->{requests} };
 }
 
