@@ -21,6 +21,11 @@ END
         proxy_buffering off;
     }
 
+    location /again/ {
+        proxy_pass http://backend;
+        idempotency_unknown retry;
+    }
+
     location /upgrade/ {
         proxy_pass http://backend;
         proxy_http_version 1.1;
@@ -203,9 +208,10 @@ $p = $t->start_post(%request);
 $backend->send("HTTP/1.1 502 Oh\r\nContent-Length: 20000\r\n\r\n"
                . 'a' x 10000);
 sees($p, 'a', 'a large 502 flows');
-is_problem($t->post(%request), 409, 'outcome-unknown', 'recorded as unknown');
+is_problem($t->post(%request), 409, 'in-flight', 'while its claim is kept');
 $backend->answer(0, '', raw => 'b' x 10000);
 is_answer($p, 502, qr/^a+b+$/, 'to the end');
+is_problem($t->post(%request), 409, 'outcome-unknown', 'then it is unknown');
 
 for my $status (200, 503) {
     %request = pay();
@@ -220,5 +226,28 @@ for my $status (200, 503) {
     is_problem($t->post(%request), 409, 'outcome-unknown', 'who knows')
         if $status == 503;
 }
+
+# One that is not stored, nor released, is running until it is through: what was
+# unknown, is run again and refused at length is not run once more meanwhile.
+
+my %again = pay(path => '/again/');
+my $unknown = $t->start_post(%again);
+$backend->wait_for_request;
+$backend->close;
+is($unknown->response->status, 502, 'an outcome is lost');
+
+my $refused = $t->start_post(%again);
+my $slow = $backend->wait_for_request;
+$backend->send("HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n"
+               . chunk('n', 8192), to => $slow);
+wait_for('it passes', sub { $refused->answered });
+is_problem($t->post(%again), 409, 'in-flight', 'it is at it still');
+$backend->answer(0, '', raw => "0\r\n\r\n", to => $slow);
+is($refused->response->status, 503, 'it is through');
+
+my $third = $t->start_post(%again);
+$backend->wait_for_request;
+$backend->answer(200, 'at last');
+is_answer($third, 200, 'at last', 'then it is run again');
 
 done_testing;

@@ -464,8 +464,9 @@ ngx_http_idempotency_overflow(ngx_http_request_t *r,
 
 /*
  * What is certain already is recorded before the client sees anything of it.
- * An answer that will release the claim holds it until it has come whole.  The
- * upstream is at work until then, whatever was recorded: so guards are held.
+ * An answer after which the request may be run again, as its claim is released
+ * or unknown, holds that until it has come whole.  The upstream is at work
+ * until then, whatever was recorded: so guards are held.
  */
 
 static void
@@ -477,7 +478,7 @@ ngx_http_idempotency_let_pass(ngx_http_request_t *r,
 
     fate = ngx_http_idempotency_fate(r, ctx, 1, &ttl_s);
 
-    if (fate == NGX_IDEM_FATE_RELEASE) {
+    if (fate != NGX_IDEM_FATE_STORE) {
         return;
     }
 
