@@ -91,13 +91,9 @@ sub change {
 sub write_conf {
     my ($self) = @_;
 
-    # open until all are found, so that they differ
-
-    my @sockets;
-
     for (grep { !$self->{"${_}port"} } @ports) {
-        push @sockets, _free_socket();
-        $self->{"${_}port"} = $sockets[-1]->sockport;
+        push @{ $self->{places} }, _free_socket();
+        $self->{"${_}port"} = $self->{places}[-1]->sockport;
     }
 
     return $self->write_file('nginx.conf', $self->_conf);
@@ -210,9 +206,12 @@ END
 }
 
 
+# A free port, bound here and deaf, so that nobody else takes it, nor is it that
+# of a connection to somewhere.
+
 sub _free_socket {
-    return IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
-        || die "no free port: $!\n";
+    return IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp',
+        ReuseAddr => 1) || die "no free port: $!\n";
 }
 
 
@@ -228,7 +227,7 @@ sub start {
 
         last if $self->log !~ /bind\(\) to .* failed/;
 
-        delete @$self{ map { "${_}port" } @ports };
+        delete @$self{ 'places', map { "${_}port" } @ports };
         unlink "$self->{dir}/error.log";
     }
 
