@@ -99,6 +99,10 @@ sub acknowledges {
         is_answer($m, 201, $large, "$path: the first answer is whole");
         is($m->header('X-Order'), 7, "$path: with its fields");
         is_acknowledged($t->post(%message), $status, "$path: a duplicate") for 1, 2;
+        is_acknowledged($t->post(%message, headers => [ $_ ]), $status,
+                        "$path: a duplicate, $_->[0]")
+            for [ 'If-Match', '"v1"' ], [ 'If-None-Match', '*' ],
+                [ 'If-Unmodified-Since', 'Mon, 01 Jan 2001 00:00:00 GMT' ];
         is_problem($t->post(%message, body => 'order 2'), 422, 'key-reused',
                    "$path: another message with its id");
     }

@@ -12,6 +12,7 @@ use Time::HiRes qw(time);
 my $t = Test::Idempotency->new('idempotency payments; ', workers => 2,
     locations => <<'END');
     add_header X-Told $idempotency_status always;
+    add_header X-Waited $idempotency_wait_time always;
     location /one/   { proxy_pass http://backend;
                        idempotency_serialize $arg_account; }
     location /queue/ { proxy_pass http://backend;
@@ -104,6 +105,8 @@ is_answer($first, 200, 'first', 'the one before');
 $t->backend->wait_for_request;
 $t->backend->answer(200, 'second');
 is_answer($second, 200, 'second', 'the one in the queue');
+like($second->response->header('X-Waited'), qr/^\d+\.\d{3}$/, 'has waited');
+is($first->response->header('X-Waited'), undef, 'the one before has not');
 is_replay($twin, 200, 'second', 'its duplicate');
 is($t->backend->requests, $requests + 1, 'did not queue twice');
 

@@ -43,6 +43,8 @@ my @machines = (
     [ 'a a;',                                         qr/to itself/           ],
     [ 'a b; b;',                                      qr/leads nowhere/       ],
     [ 'a b; c d;',                                    qr/leads to "c"/        ],
+    [ 'a ' . 'b' x 300 . ';',                         qr/too long a name/     ],
+    [ 'a' x 300 . ' b;',                              qr/too long a name/     ],
 );
 
 for (@machines) {

@@ -65,6 +65,7 @@ ngx_http_idempotency_acknowledge(ngx_http_request_t *r,
     }
 
     r->err_status = 0;
+    r->disable_not_modified = 1;
     r->header_only = 1;
 
     r->headers_out.status = ctx->ilcf->acknowledge;

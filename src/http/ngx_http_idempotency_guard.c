@@ -12,6 +12,12 @@
 
 static ngx_int_t ngx_http_idempotency_guard_init(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx);
+static ngx_uint_t ngx_http_idempotency_guard_is_late(
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_guard_ask(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
+static ngx_int_t ngx_http_idempotency_guard_answered(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx);
 static ngx_int_t ngx_http_idempotency_guard_each(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_begin(ngx_http_request_t *r,
@@ -60,6 +66,8 @@ static ngx_int_t ngx_http_idempotency_guard_late(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd,
     ngx_uint_t acknowledge);
 static ngx_int_t ngx_http_idempotency_guard_failed(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
+static void ngx_http_idempotency_guard_put_back(
     ngx_http_idempotency_ctx_t *ctx, ngx_http_idempotency_guard_t *gd);
 static ngx_int_t ngx_http_idempotency_guard_refuse(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_idem_stat_e why);
@@ -118,6 +126,108 @@ ngx_http_idempotency_guard(ngx_http_request_t *r,
         gs->at++;
     }
 
+    if (gs->asking) {
+        return ngx_http_idempotency_guard_answered(r, ctx);
+    }
+
+    if (!gs->sure && ngx_http_idempotency_guard_is_late(ctx)) {
+        return ngx_http_idempotency_guard_ask(r, ctx);
+    }
+
+    return ngx_http_idempotency_own(r, ctx);
+}
+
+
+/* Whether the lease of the claim may have ended while guards were taken. */
+
+static ngx_uint_t
+ngx_http_idempotency_guard_is_late(ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_http_idempotency_guards_t  *gs;
+
+    gs = ctx->guards;
+
+    return !ctx->anonymous
+           && (gs->waits
+               || ngx_current_msec - gs->since >= ctx->ilcf->lease / 3);
+}
+
+
+/* A worker that stood still has perhaps not renewed it in time. */
+
+static ngx_int_t
+ngx_http_idempotency_guard_ask(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_idem_op_t                  *op;
+    ngx_idem_store_t               *st;
+    ngx_http_idempotency_guards_t  *gs;
+
+    gs = ctx->guards;
+    st = ctx->ilcf->store;
+    op = &gs->look;
+
+    ngx_memzero(op, sizeof(ngx_idem_op_t));
+    ngx_memcpy(op->identity, ctx->op.identity, NGX_IDEM_DIGEST_LEN);
+    ngx_memcpy(op->owner, ctx->op.owner, NGX_IDEM_OWNER_LEN);
+
+    op->pool = r->pool;
+    op->log = r->connection->log;
+    op->lease_ms = ctx->op.lease_ms;
+    op->local = ctx->op.local || gs->local;
+    op->sure = 1;
+    op->handler = ngx_http_idempotency_guard_called;
+    op->data = ctx;
+
+    gs->asking = 1;
+
+    op->rc = st->verbs->renew(st, op);
+
+    if (op->rc == NGX_AGAIN) {
+        return ngx_http_idempotency_guard_wait(r, ctx);
+    }
+
+    return ngx_http_idempotency_guard_answered(r, ctx);
+}
+
+
+/* If it is not, somebody else may have it; if nobody knows, as for a claim. */
+
+static ngx_int_t
+ngx_http_idempotency_guard_answered(ngx_http_request_t *r,
+    ngx_http_idempotency_ctx_t *ctx)
+{
+    ngx_idem_op_t                  *op;
+    ngx_http_idempotency_guards_t  *gs;
+
+    gs = ctx->guards;
+    op = &gs->look;
+
+    gs->asking = 0;
+
+    if (op->rc != NGX_OK) {
+
+        if (ctx->ilcf->on_error == NGX_HTTP_IDEMPOTENCY_ON_ERROR_LOCAL
+            && !op->local)
+        {
+            gs->local = 1;
+            return ngx_http_idempotency_guard_ask(r, ctx);
+        }
+
+        if (ctx->ilcf->on_error != NGX_HTTP_IDEMPOTENCY_ON_ERROR_PASS) {
+            return ngx_http_idempotency_guard_refuse(r, ctx,
+                                             NGX_IDEM_STAT_STORE_UNAVAILABLE);
+        }
+
+        ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_UNPROTECTED);
+
+    } else if (op->verdict != NGX_IDEM_OWNED) {
+        return ngx_http_idempotency_guard_refuse(r, ctx,
+                                                 NGX_IDEM_STAT_IN_FLIGHT);
+    }
+
+    gs->sure = 1;
+
     return ngx_http_idempotency_own(r, ctx);
 }
 
@@ -143,6 +253,7 @@ ngx_http_idempotency_guard_init(ngx_http_request_t *r,
         }
     }
 
+    gs->since = ngx_current_msec;
     gs->event.handler = ngx_http_idempotency_guard_wait_handler;
     gs->event.data = ctx;
     gs->event.log = r->connection->log;
@@ -488,9 +599,11 @@ ngx_http_idempotency_guard_held(ngx_http_request_t *r,
 
     case NGX_IDEM_BUSY:
 
-        if (gd->op.parked) {
+        if (gd->op.parked && !ctx->guards->last_try) {
             return ngx_http_idempotency_guard_queue(r, ctx, gd);
         }
+
+        ngx_http_idempotency_guard_ask_no_more(ctx, gd);
 
         return ngx_http_idempotency_guard_refuse(r, ctx,
                                                  NGX_IDEM_STAT_RESOURCE_BUSY);
@@ -537,6 +650,7 @@ ngx_http_idempotency_guard_queue(ngx_http_request_t *r,
 
     if (!ctx->guards->waits) {
         ctx->guards->waits = 1;
+        ctx->guards->began = ngx_current_msec;
         ngx_add_timer(&ctx->guards->event, gd->conf->wait);
     }
 
@@ -841,6 +955,8 @@ ngx_http_idempotency_guard_failed(ngx_http_request_t *r,
     if (ctx->ilcf->on_error == NGX_HTTP_IDEMPOTENCY_ON_ERROR_LOCAL
         && !gd->op.local)
     {
+        ngx_http_idempotency_guard_put_back(ctx, gd);
+
         ctx->guards->local = 1;
         gd->op.local = 1;
         return ngx_http_idempotency_guard_hold(r, ctx, gd);
@@ -852,11 +968,39 @@ ngx_http_idempotency_guard_failed(ngx_http_request_t *r,
             gd->step = NGX_HTTP_IDEMPOTENCY_GUARD_LEFT;
         }
 
+        ngx_http_idempotency_tell(ctx, NGX_IDEM_STAT_UNPROTECTED);
+
         return NGX_OK;
     }
 
     return ngx_http_idempotency_guard_refuse(r, ctx,
                                              NGX_IDEM_STAT_STORE_UNAVAILABLE);
+}
+
+
+/* It was given, and nobody can find out about the one before: it stays so. */
+
+static void
+ngx_http_idempotency_guard_put_back(ngx_http_idempotency_ctx_t *ctx,
+    ngx_http_idempotency_guard_t *gd)
+{
+    ngx_idem_store_t  *st;
+
+    if (gd->step != NGX_HTTP_IDEMPOTENCY_GUARD_HELD) {
+        return;
+    }
+
+    st = ctx->ilcf->store;
+
+    gd->op.value = gd->value;
+    gd->op.pending = gd->found;
+
+    if (st->verbs->leave(st, &gd->op) == NGX_AGAIN) {
+        st->verbs->cancel(st, &gd->op);
+    }
+
+    ngx_str_null(&gd->value);
+    ngx_str_null(&gd->found);
 }
 
 
@@ -907,10 +1051,13 @@ ngx_http_idempotency_guard_done_handler(ngx_http_request_t *r)
 
     ilcf = ngx_http_get_module_loc_conf(r, ngx_http_idempotency_module);
 
+    r->err_status = 0;
+    r->disable_not_modified = 1;
+    r->header_only = 1;
+
     r->headers_out.status = ilcf->acknowledge ? ilcf->acknowledge
                                               : NGX_HTTP_NO_CONTENT;
     r->headers_out.content_length_n = 0;
-    r->header_only = 1;
 
     return ngx_http_send_header(r);
 }
@@ -926,17 +1073,35 @@ ngx_http_idempotency_guard_wait(ngx_http_request_t *r,
 }
 
 
+/*
+ * The store has answered, or says that it is worth asking again: perhaps to one
+ * who was told to wait in the same turn, and has not gone on yet.
+ */
+
 static void
 ngx_http_idempotency_guard_called(ngx_idem_op_t *op)
 {
     ngx_http_idempotency_ctx_t *ctx = op->data;
+
+    ngx_http_idempotency_guards_t  *gs;
+
+    gs = ctx->guards;
 
     if (ctx->state == NGX_HTTP_IDEMPOTENCY_GUARDING) {
         ngx_http_idempotency_guard_resume(ctx);
         return;
     }
 
-    if (--ctx->guards->leaving == 0) {
+    if (ctx->state == NGX_HTTP_IDEMPOTENCY_GUARDED) {
+
+        if (gs->at < gs->n) {
+            gs->guards[gs->at].step = NGX_HTTP_IDEMPOTENCY_GUARD_QUEUED;
+        }
+
+        return;
+    }
+
+    if (--gs->leaving == 0) {
         ngx_http_idempotency_guards_left(ctx->guards);
         ngx_http_idempotency_committed(ctx);
     }
@@ -987,6 +1152,10 @@ ngx_http_idempotency_guard_resume(ngx_http_idempotency_ctx_t *ctx)
 
     r = ctx->request;
 
+    if (ctx->guards->waits) {
+        ctx->guards->wait_time = ngx_current_msec - ctx->guards->began;
+    }
+
     ngx_http_idempotency_move(ctx, NGX_HTTP_IDEMPOTENCY_GUARDED);
 
     r->read_event_handler = ngx_http_block_reading;
@@ -1029,6 +1198,11 @@ ngx_http_idempotency_guards_let_go(ngx_http_idempotency_ctx_t *ctx)
 
     gs = ctx->guards;
     st = ctx->ilcf->store;
+
+    if (gs->asking) {
+        st->verbs->cancel(st, &gs->look);
+        gs->asking = 0;
+    }
 
     for (i = 0; i < gs->n; i++) {
         ngx_http_idempotency_guard_ask_no_more(ctx, &gs->guards[i]);

@@ -41,6 +41,14 @@
 #define _NGX_HTTP_IDEMPOTENCY_GUARD_H_INCLUDED_
 
 
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "core/ngx_idem_policy.h"
+#include "store/ngx_idem_store.h"
+
+
 typedef enum {
     NGX_HTTP_IDEMPOTENCY_SERIALIZE = 0,
     NGX_HTTP_IDEMPOTENCY_SEQUENCE,
@@ -126,13 +134,18 @@ typedef struct {
     ngx_uint_t                           n;
     ngx_uint_t                           at;        /* the next one */
     ngx_uint_t                           leaving;   /* not answered yet */
-    ngx_idem_op_t                        look;
+    ngx_idem_op_t                        look;      /* or is the claim ours? */
+    ngx_msec_t                           since;     /* it has a guard in mind */
+    ngx_msec_t                           began;     /* to wait */
+    ngx_msec_t                           wait_time;
     ngx_event_t                          event;     /* end of the wait */
     ngx_idem_fate_e                      fate;
     unsigned                             settled:1; /* that is known */
     unsigned                             local:1;
     unsigned                             waits:1;
     unsigned                             last_try:1;
+    unsigned                             asking:1;  /* if the claim is ours */
+    unsigned                             sure:1;    /* it is */
     unsigned                             passing:1; /* held to the end of an
                                                        answer that is on its
                                                        way, and recorded */

@@ -28,6 +28,8 @@ static char *ngx_http_idempotency_states_line(ngx_conf_t *cf,
     ngx_command_t *dummy, void *conf);
 static char *ngx_http_idempotency_states_check(ngx_conf_t *cf,
     ngx_http_idempotency_machine_t *ma);
+static ngx_uint_t ngx_http_idempotency_is_long(
+    const ngx_http_idempotency_place_of_t *place);
 static ngx_uint_t ngx_http_idempotency_names(ngx_array_t *names,
     ngx_str_t *name);
 static ngx_uint_t ngx_http_idempotency_machine_knows(
@@ -482,7 +484,7 @@ ngx_http_idempotency_states_check(ngx_conf_t *cf,
 
     for (i = 0; i < ma->states.nelts; i++) {
 
-        if (st[i].name.len > NGX_IDEM_GUARD_VALUE) {
+        if (ngx_http_idempotency_is_long(&st[i])) {
             return "has a state with too long a name";
         }
 
@@ -504,6 +506,24 @@ ngx_http_idempotency_states_check(ngx_conf_t *cf,
     }
 
     return NGX_CONF_OK;
+}
+
+
+static ngx_uint_t
+ngx_http_idempotency_is_long(const ngx_http_idempotency_place_of_t *place)
+{
+    ngx_str_t   *s;
+    ngx_uint_t   i;
+
+    s = place->targets.elts;
+
+    for (i = 0; i < place->targets.nelts; i++) {
+        if (s[i].len > NGX_IDEM_GUARD_VALUE) {
+            return 1;
+        }
+    }
+
+    return place->name.len > NGX_IDEM_GUARD_VALUE;
 }
 
 

@@ -283,6 +283,8 @@ ngx_http_idempotency_issue_send(ngx_http_request_t *r, ngx_str_t *token,
                                token, expires_s)
                    - cv.value.data;
 
+    r->disable_not_modified = 1;
+
     return ngx_http_send_response(r, NGX_HTTP_OK, &type, &cv);
 }
 

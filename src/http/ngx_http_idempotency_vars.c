@@ -241,11 +241,19 @@ static ngx_int_t
 ngx_http_idempotency_wait_time_value(ngx_http_request_t *r,
     ngx_http_idempotency_ctx_t *ctx, ngx_str_t *value)
 {
-    if (!ctx->waited) {
+    ngx_msec_t  ms;
+
+    if (!ctx->waited && !(ctx->guards && ctx->guards->waits)) {
         return NGX_OK;
     }
 
-    return ngx_http_idempotency_seconds(r, ctx->wait_time, value);
+    ms = ctx->wait_time;
+
+    if (ctx->guards) {
+        ms += ctx->guards->wait_time;
+    }
+
+    return ngx_http_idempotency_seconds(r, ms, value);
 }
 
 

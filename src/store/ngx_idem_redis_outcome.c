@@ -66,7 +66,10 @@ ngx_idem_redis_renew(ngx_idem_store_t *st, ngx_idem_op_t *op)
         return NGX_ERROR;
     }
 
-    task->op = NULL;
+    if (!op->sure) {
+        task->op = NULL;
+    }
+
     task->cmd.nargs = 2;
 
     ngx_idem_redis_set(task, 0, task->own.owner, NGX_IDEM_OWNER_LEN);
@@ -74,6 +77,12 @@ ngx_idem_redis_renew(ngx_idem_store_t *st, ngx_idem_op_t *op)
 
     if (ngx_idem_redis_send_task(task) != NGX_OK) {
         ngx_idem_redis_free(task);
+        return op->sure ? NGX_ERROR : rc;
+    }
+
+    if (op->sure) {
+        op->task = task;
+        return NGX_AGAIN;
     }
 
     return rc;
@@ -83,13 +92,18 @@ ngx_idem_redis_renew(ngx_idem_store_t *st, ngx_idem_op_t *op)
 static void
 ngx_idem_redis_renewed(ngx_idem_redis_task_t *task)
 {
-    if (ngx_idem_redis_letter(task) == 'L') {
+    u_char  letter;
+
+    letter = ngx_idem_redis_letter(task);
+
+    if (letter == 'L') {
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "idempotency: a lease had ended on Redis while its "
                       "request runs");
     }
 
-    ngx_idem_redis_free(task);
+    ngx_idem_redis_answer(task, letter ? NGX_OK : NGX_ERROR,
+                          (letter == 'L') ? NGX_IDEM_LOST : NGX_IDEM_OWNED);
 }
 
 

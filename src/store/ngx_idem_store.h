@@ -76,6 +76,7 @@ struct ngx_idem_op_s {
 
     ngx_str_t                value;         /* in op->pool when found */
     ngx_str_t                pending;
+    u_char                  *room;          /* the store's, for both */
 
     /* answers of the store */
 
@@ -100,6 +101,7 @@ struct ngx_idem_op_s {
     unsigned                 local:1;       /* the zone alone decides */
     unsigned                 cached:1;      /* it is only a copy */
     unsigned                 guard:1;       /* parked for a guard */
+    unsigned                 sure:1;        /* renew: wait for the answer */
 };
 
 
@@ -114,7 +116,8 @@ struct ngx_idem_op_s {
  *           with op->outcome.state, which is UNKNOWN if it was.  MISMATCH of a
  *           zone comes with op->outcome.state, that of the other one.  ABSENT:
  *           there is no record and op->known is set, so nothing was claimed.
- * renew     the lease ends op->lease_ms from now.  OWNED or LOST.
+ * renew     the lease ends op->lease_ms from now.  OWNED or LOST; unless
+ *           op->sure, OWNED is only what this node believes.
  * complete  the claim ends as op->outcome.  The verdict is what the record
  *           is now: DONE, UNSTORED (also if there was no room for a DONE;
  *           ABSENT in its place if op->cached, as the record is elsewhere

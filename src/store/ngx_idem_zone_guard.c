@@ -97,7 +97,6 @@ static void ngx_idem_zone_new_turn_locked(ngx_idem_zone_t *zn,
 ngx_int_t
 ngx_idem_zone_hold(ngx_idem_store_t *st, ngx_idem_op_t *op)
 {
-    u_char                 *found;
     ngx_idem_zone_t        *zn;
     ngx_idem_zone_doubt_t   db;
 
@@ -108,10 +107,14 @@ ngx_idem_zone_hold(ngx_idem_store_t *st, ngx_idem_op_t *op)
         return NGX_ERROR;
     }
 
-    found = ngx_pnalloc(op->pool,
-                        NGX_IDEM_GUARD_VALUE + NGX_IDEM_GUARD_PENDING);
-    if (found == NULL) {
-        return NGX_ERROR;
+    /* who asks again may have been given the guard: that must not fail */
+
+    if (op->room == NULL) {
+        op->room = ngx_pnalloc(op->pool,
+                               NGX_IDEM_GUARD_VALUE + NGX_IDEM_GUARD_PENDING);
+        if (op->room == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     ngx_memzero(&db, sizeof(ngx_idem_zone_doubt_t));
@@ -122,7 +125,7 @@ ngx_idem_zone_hold(ngx_idem_store_t *st, ngx_idem_op_t *op)
             return NGX_ERROR;
         }
 
-        ngx_idem_zone_hold_locked(zn, op, &db, found);
+        ngx_idem_zone_hold_locked(zn, op, &db, op->room);
 
         ngx_idem_zone_unlock(zn);
 

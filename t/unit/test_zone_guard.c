@@ -370,6 +370,9 @@ test_value(void)
            "nor left");
 
     stub_no_memory = 1;
+    tap_is(zn->store.verbs->hold(&zn->store, &op), NGX_OK,
+           "who asks again needs no memory");
+    test_op(&op, 4, "");
     tap_is(zn->store.verbs->hold(&zn->store, &op), (uint64_t) NGX_ERROR,
            "no memory is an error");
     stub_no_memory = 0;
